@@ -1,0 +1,39 @@
+//! The wire formats: messages and gRPC services generated from `wire/*.proto`.
+//!
+//! Only field names and numbers come from the protocols that we speak; meaning and rules stand where the messages are
+//! converted (`xds`, `zds`, `identity`, `ca`).
+
+/// Workload discovery: addresses, workloads, services.
+#[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated")]
+pub mod workload {
+    tonic::include_proto!("istio.workload");
+}
+
+/// Authorization policies.
+#[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated")]
+pub mod security {
+    tonic::include_proto!("istio.security");
+}
+
+/// Delta discovery service.
+#[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated")]
+pub mod discovery {
+    tonic::include_proto!("envoy.service.discovery.v3");
+}
+
+/// Certificate service.
+#[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated")]
+pub mod ca {
+    tonic::include_proto!("istio.v1.auth");
+}
+
+/// Pod hand-over.
+#[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated")]
+pub mod zds {
+    tonic::include_proto!("istio.workload.zds");
+}
+
+/// Type URL of `workload::Address` resources.
+pub const ADDRESS_TYPE: &str = "type.googleapis.com/istio.workload.Address";
+/// Type URL of `security::Authorization` resources.
+pub const AUTHORIZATION_TYPE: &str = "type.googleapis.com/istio.security.Authorization";
