@@ -1,0 +1,55 @@
+# Culvert: every task a newcomer needs. `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+export CULVERT_CACHE ?= $(HOME)/.cache/culvert
+
+.PHONY: help setup build demo test unit lab check fmt clippy deny tidy check-ebpf ebpf bench clean
+
+help: ## what there is
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+setup: ## install what building, testing and the demo need (Debian packages, the OTLP collector)
+	@hack/setup.sh
+
+build: setup ## build every program
+	@cargo build --workspace --locked
+
+demo: build ## raise a two-node mesh, prove that it holds, say what to try, clean up (KEEP=1 leaves it up)
+	@hack/demo.sh
+
+test: ## everything: house rules, unit tests, the lab as root
+	@hack/test.sh
+
+unit: ## unit tests of all crates (no root needed but for the kernel programs)
+	@cargo test --workspace --locked --exclude e2e-lab --exclude redirect-loader
+
+lab: build ## end-to-end tests on the lab (root)
+	@cargo test --locked -p redirect-loader -p e2e-lab -- --test-threads=1
+
+check: fmt clippy deny tidy check-ebpf ## formatting, lints, licences and bans, house rules
+
+fmt: ## formatting
+	@cargo fmt --all --check
+
+clippy: ## lints, warnings are errors
+	@cargo clippy --workspace --all-targets --locked -- -D warnings
+
+deny: ## licences, bans, duplicates (installs cargo-deny into the cache)
+	@hack/deny.sh
+
+tidy: ## arrows between crates, sizes of files and functions
+	@cargo xtask tidy
+
+ebpf: ## rebuild the committed kernel object (installs the toolchain from packages)
+	@redirect-ebpf/programs/build.sh
+
+check-ebpf: ## does the committed kernel object match its sources?
+	@redirect-ebpf/programs/check.sh
+
+bench: setup ## measurements: direct against meshed
+	@cargo build --workspace --locked --release
+	@target/release/bench
+
+clean: ## remove what was built
+	@cargo clean

@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Licences, bans, duplicates. cargo-deny is built once into the cache.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. hack/lib.sh
+version=0.18.9
+tool=$CULVERT_CACHE/cargo-deny-$version
+[ -x "$tool/bin/cargo-deny" ] || { say "building cargo-deny $version"; cargo install --quiet --locked cargo-deny --version "$version" --root "$tool" --no-default-features; }
+"$tool/bin/cargo-deny" --offline check bans licenses sources

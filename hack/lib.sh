@@ -1,0 +1,17 @@
+# Sourced by the scripts beside it: progress, time, and one clear error.
+say() { printf '\n==> %s\n' "$*"; }
+die() { printf 'error: %s\n' "$*" >&2; exit 1; }
+stage_names=() stage_seconds=()
+# stage NAME COMMAND...: runs it, remembers how long it took.
+stage() {
+    local name=$1 start=$SECONDS
+    shift
+    say "$name"
+    "$@"
+    stage_names+=("$name") stage_seconds+=($((SECONDS - start)))
+}
+times() {
+    say "where the time went"
+    local i
+    for i in "${!stage_names[@]}"; do printf '%6d s  %s\n' "${stage_seconds[$i]}" "${stage_names[$i]}"; done
+}

@@ -1,0 +1,89 @@
+//! Which listener a new connection belongs to.
+
+use crate::{LOOPBACK_IFINDEX, PORT_HBONE, PORT_INBOUND, PORT_OUTBOUND, Place, PodState, connect::TCP};
+
+/// What is known when the kernel looks for a listener in a pod.
+#[derive(Clone, Copy, Debug)]
+pub struct LookupFacts {
+    /// `None` when the pod is not (or no longer) enrolled.
+    pub pod: Option<PodState>,
+    /// IP protocol.
+    pub protocol: u32,
+    /// Interface the packet arrived by; for local delivery, the one its route names.
+    pub ifindex: u32,
+    /// The destination.
+    pub local: Place,
+    /// Destination port, host byte order.
+    pub local_port: u16,
+    /// The source.
+    pub remote: Place,
+}
+
+/// Where the connection goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Steer {
+    /// The kernel's own look-up.
+    Pass,
+    /// A proxy's listener on this port, or drop.
+    To(u16),
+}
+
+/// Decides a look-up.
+#[inline(always)]
+pub const fn lookup(facts: &LookupFacts) -> Steer {
+    if !matches!(facts.pod, Some(PodState::Enrolled)) || facts.protocol != TCP {
+        return Steer::Pass;
+    }
+    if facts.ifindex == LOOPBACK_IFINDEX {
+        // Table 100 brought a captured connection here, or table 101 the proxy's own connection to the app.
+        return match facts.local {
+            Place::Loopback | Place::Own => Steer::Pass,
+            Place::Scoped | Place::Foreign => Steer::To(PORT_OUTBOUND),
+        };
+    }
+    // A call of the pod to itself shows the device of the address, not lo. No remote host can show these sources:
+    // the kernel drops them as martians (IPv4), or the answers never leave the pod (IPv6).
+    if matches!(facts.remote, Place::Own | Place::Loopback) {
+        return Steer::Pass;
+    }
+    Steer::To(if facts.local_port == PORT_HBONE { PORT_HBONE } else { PORT_INBOUND })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn inbound() -> LookupFacts {
+        LookupFacts {
+            pod: Some(PodState::Enrolled),
+            protocol: TCP,
+            ifindex: 2,
+            local: Place::Own,
+            local_port: 80,
+            remote: Place::Foreign,
+        }
+    }
+
+    #[test]
+    fn table() {
+        let by_lo = LookupFacts { ifindex: 1, remote: Place::Own, ..inbound() };
+        for (facts, expected) in [
+            (inbound(), Steer::To(15006)),
+            (LookupFacts { local_port: 15008, ..inbound() }, Steer::To(15008)),
+            (LookupFacts { local_port: 15001, ..inbound() }, Steer::To(15006)),
+            (LookupFacts { local: Place::Foreign, ..inbound() }, Steer::To(15006)),
+            (LookupFacts { remote: Place::Scoped, ..inbound() }, Steer::To(15006)),
+            (LookupFacts { remote: Place::Own, ..inbound() }, Steer::Pass),
+            (LookupFacts { remote: Place::Loopback, ..inbound() }, Steer::Pass),
+            (LookupFacts { protocol: 17, ..inbound() }, Steer::Pass),
+            (LookupFacts { pod: None, ..inbound() }, Steer::Pass),
+            (LookupFacts { pod: Some(PodState::Leaving), ..inbound() }, Steer::Pass),
+            (LookupFacts { local: Place::Foreign, ..by_lo }, Steer::To(15001)),
+            (LookupFacts { local: Place::Foreign, local_port: 15008, ..by_lo }, Steer::To(15001)),
+            (LookupFacts { local: Place::Own, remote: Place::Foreign, ..by_lo }, Steer::Pass),
+            (LookupFacts { local: Place::Loopback, ..by_lo }, Steer::Pass),
+        ] {
+            assert_eq!(lookup(&facts), expected, "{facts:?}");
+        }
+    }
+}

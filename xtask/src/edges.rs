@@ -1,0 +1,88 @@
+//! The only arrows allowed between our crates (ARCHITECTURE.md, "Map").
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use cargo_metadata::{DependencyKind, MetadataCommand};
+
+/// Crate and what it may depend on. `testkit` is allowed everywhere as a dev-dependency, `unify` (which is empty)
+/// everywhere. A crate that is not listed is a broken rule, so a new one must be placed on the map first.
+const ALLOWED: &[(&str, &[&str])] = &[
+    // L0: data and formats.
+    ("document", &[]),
+    ("mesh", &[]),
+    ("proto", &[]),
+    ("redirect-abi", &[]),
+    ("unify", &[]),
+    // L1: decisions, pure.
+    ("directory", &["mesh"]),
+    ("policy", &["mesh"]),
+    // L2: one mechanism each.
+    ("hbone", &["mesh"]),
+    ("identity", &["mesh", "proto"]),
+    ("net", &["mesh"]),
+    ("redirect-loader", &["redirect-abi"]),
+    ("telemetry", &["mesh", "proto"]),
+    ("xds", &["document", "mesh", "proto"]),
+    ("zds", &["mesh", "proto"]),
+    // L3: frames.
+    ("chassis", &["document", "net", "telemetry"]),
+    ("lab", &["document", "mesh", "net", "policy", "directory", "proto", "identity", "hbone", "xds", "zds", "telemetry"]),
+    ("testkit", &["mesh"]),
+    // L4: programs. None imports another.
+    ("ca", &["chassis", "document", "identity", "mesh", "proto", "telemetry"]),
+    ("culvert", &["document", "lab", "mesh"]),
+    ("node", &["chassis", "document", "mesh", "net", "proto", "redirect-abi", "redirect-loader", "telemetry", "zds"]),
+    (
+        "ztunnel",
+        &["chassis", "directory", "document", "hbone", "identity", "mesh", "net", "policy", "telemetry", "xds", "zds"],
+    ),
+    // Tools.
+    ("bench", &["lab"]),
+    ("e2e-lab", &["lab", "mesh"]),
+    ("xtask", &[]),
+];
+
+/// External crates that only one of ours may use.
+const SOLE_USERS: &[(&str, &str)] = &[
+    ("aya", "redirect-loader"),
+    ("h2", "hbone"),
+    ("opentelemetry", "telemetry"),
+    ("opentelemetry-otlp", "telemetry"),
+    ("opentelemetry_sdk", "telemetry"),
+    ("tracing-opentelemetry", "telemetry"),
+    ("prometheus-client", "telemetry"),
+    ("saphyr", "document"),
+];
+
+/// Edges that are not on the map.
+pub(crate) fn check(root: &Path) -> Result<Vec<String>> {
+    let metadata = MetadataCommand::new()
+        .manifest_path(root.join("Cargo.toml"))
+        .no_deps()
+        .exec()
+        .context("cargo metadata failed")?;
+    let ours: Vec<&str> = metadata.packages.iter().map(|p| p.name.as_str()).collect();
+    let mut faults = Vec::new();
+    for package in &metadata.packages {
+        let name = package.name.as_str();
+        let Some((_, allowed)) = ALLOWED.iter().find(|(n, _)| *n == name) else {
+            faults.push(format!("{name}: not on the map; place it in xtask/src/edges.rs and ARCHITECTURE.md"));
+            continue;
+        };
+        for dependency in &package.dependencies {
+            let to = dependency.name.as_str();
+            let dev = dependency.kind == DependencyKind::Development;
+            let free = to == "unify" || (dev && to == "testkit");
+            if ours.contains(&to) && !free && !allowed.contains(&to) {
+                faults.push(format!("{name} -> {to}: no such arrow on the map (xtask/src/edges.rs)"));
+            }
+            if let Some((_, user)) = SOLE_USERS.iter().find(|(d, u)| *d == to && *u != name)
+                && !dev
+            {
+                faults.push(format!("{name} -> {to}: only {user} may use it"));
+            }
+        }
+    }
+    Ok(faults)
+}
