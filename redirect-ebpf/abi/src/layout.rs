@@ -124,11 +124,34 @@ pub struct OldSocket {
     pub cookie: u64,
 }
 
-/// Slots to look through: the highest one ever used, plus one. `used` is the bit set kept in the map SLOTS.
-#[inline(always)]
-pub const fn slot_count(used: u32) -> u32 {
-    let count = 32 - used.leading_zeros();
-    if count > MAX_SLOTS as u32 { MAX_SLOTS as u32 } else { count }
+/// Which slots a generation has ever used on one port: a byte each, so that two CPUs can note two slots without atomics.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Slots {
+    /// 1 = used.
+    pub used: [u8; MAX_SLOTS as usize],
+}
+
+impl Slots {
+    /// Slots to look through: the highest one ever used, plus one.
+    #[inline(always)]
+    pub const fn count(low: u64, high: u64) -> u32 {
+        if high != 0 { 16 - high.leading_zeros() / 8 } else { 8 - low.leading_zeros() / 8 }
+    }
+
+    /// The same, from the value itself.
+    pub const fn len(&self) -> u32 {
+        let mut count = self.used.len();
+        while count > 0 && self.used[count - 1] == 0 {
+            count -= 1;
+        }
+        count as u32
+    }
+
+    /// No slot was used.
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 /// The `nth` slot to try for a connection with this hash, out of `count` (which is not 0).
@@ -166,6 +189,7 @@ const _: () = {
     assert!(core::mem::offset_of!(ListenerKey, slot) == 14);
     assert!(size_of::<SlotsKey>() == 16);
     assert!(core::mem::offset_of!(SlotsKey, port) == 12);
+    assert!(size_of::<Slots>() == 16 && MAX_SLOTS == 16);
     assert!(size_of::<ProxyTag>() == 8);
     assert!(size_of::<OldSocket>() == 8);
 };
@@ -187,10 +211,16 @@ mod tests {
 
     #[test]
     fn holes_do_not_shorten_the_walk() {
-        assert_eq!(slot_count(0), 0);
-        assert_eq!(slot_count(0b1), 1);
-        assert_eq!(slot_count(0b1000), 4);
-        assert_eq!(slot_count(u32::MAX), 16);
+        for bits in 0..=u16::MAX {
+            let mut slots = Slots::default();
+            for (i, used) in slots.used.iter_mut().enumerate() {
+                *used = (bits >> i & 1) as u8;
+            }
+            let word = |at: usize| u64::from_le_bytes(slots.used[at..at + 8].try_into().unwrap());
+            assert_eq!(Slots::count(word(0), word(8)), 16 - bits.leading_zeros());
+            assert_eq!(slots.len(), 16 - bits.leading_zeros());
+            assert_eq!(slots.is_empty(), bits == 0);
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ pub mod sockopt;
 pub use address::{Ip, Place};
 pub use counters::{Counters, Reason};
 pub use layout::{
-    AddressKey, ListenerKey, MAX_SLOTS, Meta, OldSocket, PodState, PodValue, ProxyTag, SlotsKey, UID_BYTES,
+    AddressKey, ListenerKey, MAX_SLOTS, Meta, OldSocket, PodState, PodValue, ProxyTag, Slots, SlotsKey, UID_BYTES,
 };
 
 /// Version of names, keys, values and their meaning. It is part of every pin path and of [`Meta`]; a change of layout or meaning
@@ -47,7 +47,7 @@ pub mod maps {
     pub const OWN: &str = "OWN";
     /// [`crate::ListenerKey`] → listening socket of a proxy.
     pub const LISTENERS: &str = "LISTENERS";
-    /// [`crate::SlotsKey`] → bit set of the slots that a generation has used.
+    /// [`crate::SlotsKey`] → [`crate::Slots`]: the slots that a generation has used.
     pub const SLOTS: &str = "SLOTS";
     /// Socket cookie → [`crate::OldSocket`]: connections older than the enrolment.
     pub const OLD_SOCKETS: &str = "OLD_SOCKETS";

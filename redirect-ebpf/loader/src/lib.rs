@@ -1,1 +1,32 @@
-//! placeholder
+//! Loads, pins and feeds the redirector: the only user of `aya`.
+//!
+//! [`Redirector::load`] attaches the programs at a cgroup and pins everything, so that a dead agent changes nothing; loading
+//! again reuses the maps and replaces the programs in place. [`Redirector::enroll`] brings a pod under capture,
+//! [`Redirector::activate`] says which proxy generation receives its connections, [`Redirector::unenroll`] lets it go again.
+//!
+//! What the programs decide lives in `redirect_abi`; why, in the design's section on capture.
+
+mod bpf;
+mod enroll;
+mod error;
+mod netlink;
+mod netns;
+mod old;
+mod pins;
+mod probe;
+mod redirector;
+mod routing;
+mod sockets;
+mod status;
+mod store;
+mod sysctl;
+mod unenroll;
+
+pub use enroll::{Enrolled, HostLink, Link, PodSpec};
+pub use error::{EnrollError, RedirectError};
+pub use netns::cookie_of;
+pub use probe::{MissingFeature, probe};
+pub use redirect_abi::{Counters, PodState, Reason};
+pub use redirector::{LoadConfig, Redirector};
+pub use status::{Listening, PodStatus};
+pub use unenroll::{Leave, Left};

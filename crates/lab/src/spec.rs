@@ -1,0 +1,240 @@
+//! The document that describes a lab.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use document::{Mistakes, Span};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::spec_policy::Policy;
+
+/// A lab: nodes, the pods on them, services, policies.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Spec {
+    /// Name of the lab; part of paths and control group names. Labs of different names do not meet.
+    pub name: String,
+    /// The nodes.
+    pub nodes: Vec<Node>,
+    /// The pods.
+    pub pods: Vec<Pod>,
+    /// The services.
+    #[serde(default)]
+    pub services: Vec<Service>,
+    /// Authorization policies, in the form of Istio's local file (discovery.md 5).
+    #[serde(default)]
+    pub policies: Vec<Policy>,
+    /// How two meshed pods of one node talk.
+    #[serde(default)]
+    pub same_node: SameNode,
+    /// Trust domain of all identities.
+    #[serde(default = "defaults::trust_domain")]
+    pub trust_domain: String,
+    /// Traces.
+    #[serde(default)]
+    pub telemetry: Telemetry,
+    /// Whether pods have IPv6 addresses too.
+    #[serde(default = "defaults::yes")]
+    pub ipv6: bool,
+    /// Threads of each ztunnel that carry connections.
+    #[serde(default = "defaults::workers")]
+    pub workers: usize,
+    /// Life of workload certificates.
+    #[serde(default = "defaults::certificate_lifetime")]
+    pub certificate_lifetime: Span,
+    /// Log level of our programs, as in `info,hbone=debug`.
+    #[serde(default = "defaults::log")]
+    pub log: String,
+}
+
+/// A node.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Node {
+    /// Name.
+    pub name: String,
+}
+
+/// A pod, and the program that it runs.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Pod {
+    /// Name; the lab asks that it is unique over all namespaces, so that `exec web` is never ambiguous.
+    pub name: String,
+    /// Namespace.
+    #[serde(default = "defaults::namespace")]
+    pub namespace: String,
+    /// Service account; the pod's name when not given.
+    #[serde(default)]
+    pub service_account: Option<String>,
+    /// The node it runs on.
+    pub node: String,
+    /// Whether it is in the mesh.
+    #[serde(default = "defaults::yes")]
+    pub mesh: bool,
+    /// The program and its arguments. Without one the pod has only its network, to be used by `exec`.
+    #[serde(default)]
+    pub command: Vec<String>,
+    /// User that the program runs as; root when not given.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// Files for the program, by path relative to `/srv`, where it also starts.
+    #[serde(default)]
+    pub files: Files,
+    /// Variables of its environment.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// When the pod counts as ready.
+    #[serde(default)]
+    pub ready: Option<Ready>,
+    /// Selector policies (`namespace/name`) that apply to it.
+    #[serde(default)]
+    pub policies: Vec<String>,
+}
+
+impl Pod {
+    /// The service account, by default the pod's own name.
+    pub fn account(&self) -> &str {
+        self.service_account.as_deref().unwrap_or(&self.name)
+    }
+}
+
+/// Texts by relative path.
+pub type Files = BTreeMap<String, String>;
+
+/// When a pod counts as ready.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Ready {
+    /// This port accepts connections on the pod's own address.
+    pub tcp: u16,
+}
+
+/// A service. Its virtual addresses mean something only to pods in the mesh: nothing routes or translates them.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Service {
+    /// Name.
+    pub name: String,
+    /// Namespace.
+    #[serde(default = "defaults::namespace")]
+    pub namespace: String,
+    /// Service port to port of the pods.
+    pub ports: BTreeMap<u16, u16>,
+    /// Names of its pods.
+    pub pods: Vec<String>,
+    /// Without virtual addresses: the name leads to the pods themselves.
+    #[serde(default)]
+    pub headless: bool,
+}
+
+impl Service {
+    /// The full host name.
+    pub fn hostname(&self) -> String {
+        format!("{}.{}.svc.cluster.local", self.name, self.namespace)
+    }
+}
+
+/// How two meshed pods of one node talk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum SameNode {
+    /// Through their ztunnel without a tunnel; identities and policies are checked all the same.
+    Direct,
+    /// By mutual TLS, like everybody else.
+    #[default]
+    Mtls,
+}
+
+/// Where traces go.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Telemetry {
+    /// `auto` starts a collector in the lab, `off` sends nothing, anything else is an `http://host:port` that the
+    /// ztunnels can reach.
+    #[serde(default)]
+    pub otlp: OtlpTo,
+    /// Share of connections that are traced, 0 to 1.
+    #[serde(default = "defaults::sampling")]
+    pub sampling: f64,
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self { otlp: OtlpTo::default(), sampling: defaults::sampling() }
+    }
+}
+
+/// Where traces go.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(transparent)]
+pub struct OtlpTo(pub String);
+
+impl OtlpTo {
+    /// No traces.
+    pub const OFF: &'static str = "off";
+    /// A collector in the lab.
+    pub const AUTO: &'static str = "auto";
+}
+
+impl Default for OtlpTo {
+    fn default() -> Self {
+        Self(Self::OFF.to_owned())
+    }
+}
+
+impl Spec {
+    /// Reads a document.
+    ///
+    /// # Errors
+    /// All of its mistakes.
+    pub fn parse(file: &str, text: &str) -> Result<Self, Mistakes> {
+        document::parse(file, text)
+    }
+
+    /// Reads a document from a file.
+    ///
+    /// # Errors
+    /// All of its mistakes, or the one that it cannot be read.
+    pub fn load(path: &Path) -> Result<Self, Mistakes> {
+        document::load(path)
+    }
+}
+
+pub(crate) mod defaults {
+    use std::time::Duration;
+
+    use document::Span;
+
+    pub(crate) fn trust_domain() -> String {
+        ::mesh::workload::DEFAULT_TRUST_DOMAIN.to_owned()
+    }
+
+    pub(crate) fn namespace() -> String {
+        "default".to_owned()
+    }
+
+    pub(crate) fn yes() -> bool {
+        true
+    }
+
+    // A lab is there to be looked at: every connection is traced.
+    pub(crate) fn sampling() -> f64 {
+        1.0
+    }
+
+    // Two nodes share one machine; one thread a node measured best on two CPUs (performance.md 3), two find races.
+    pub(crate) fn workers() -> usize {
+        2
+    }
+
+    // Istio's SECRET_TTL (ca.md 3).
+    pub(crate) fn certificate_lifetime() -> Span {
+        Span::from(Duration::from_secs(24 * 3600))
+    }
+
+    pub(crate) fn log() -> String {
+        "info".to_owned()
+    }
+}

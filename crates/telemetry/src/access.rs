@@ -1,0 +1,148 @@
+//! The access log: one line for each connection at its end, in the forms that Istio's users and Kiali read
+//! (telemetry.md 3 and 7).
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tracing::Level;
+
+use crate::facts::Facts;
+use crate::fields::{self, Fields, Json, Plain};
+use crate::logging::LogFormat;
+use crate::timestamp::Timestamp;
+use crate::writer::{Entry, LineWriter};
+
+/// Scope (target) of the lines.
+pub const TARGET: &str = "access";
+
+/// Where access lines go, and in which form.
+#[derive(Clone, Debug)]
+pub struct AccessLog {
+    writer: LineWriter,
+    format: LogFormat,
+    filter: Filter,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Filter {
+    /// Whatever the level of scope `access` is at the moment.
+    Tracing,
+    /// Everything.
+    All,
+}
+
+impl AccessLog {
+    /// Lines that follow the level of scope `access` of the installed subscriber.
+    pub fn new(writer: LineWriter, format: LogFormat) -> Self {
+        Self { writer, format, filter: Filter::Tracing }
+    }
+
+    /// Lines whatever the level is, for programs that install no subscriber.
+    pub fn unfiltered(writer: LineWriter, format: LogFormat) -> Self {
+        Self { writer, format, filter: Filter::All }
+    }
+
+    /// The writer.
+    pub fn writer(&self) -> &LineWriter {
+        &self.writer
+    }
+
+    /// Notes that a connection opened (level DEBUG).
+    pub(crate) fn opened(&self, facts: &Facts) {
+        if self.wants(Level::DEBUG) {
+            let line = render(SystemTime::now(), Level::DEBUG, "connection opened", self.format, |f| match f {
+                Form::Plain(p) => fields::opened(facts, p),
+                Form::Json(j) => fields::opened(facts, j),
+            });
+            self.writer.line(line.into_bytes());
+        }
+    }
+
+    /// Hands the line of an ended connection over.
+    pub(crate) fn complete(&self, facts: &Arc<Facts>) {
+        if self.wants(level(facts)) {
+            self.writer.send(Entry::Connection(facts.clone(), self.format));
+        }
+    }
+
+    fn wants(&self, level: Level) -> bool {
+        match self.filter {
+            Filter::All => true,
+            Filter::Tracing => match level {
+                Level::ERROR => tracing::enabled!(target: TARGET, Level::ERROR),
+                Level::WARN => tracing::enabled!(target: TARGET, Level::WARN),
+                Level::INFO => tracing::enabled!(target: TARGET, Level::INFO),
+                _ => tracing::enabled!(target: TARGET, Level::DEBUG),
+            },
+        }
+    }
+}
+
+/// The line of an ended connection, with its line end.
+pub fn line(facts: &Facts, format: LogFormat) -> String {
+    let time = facts.started + facts.duration;
+    if !facts.has_context() && !facts.outcome.is_ok() {
+        return render(time, Level::WARN, "connection failed", format, |f| match f {
+            Form::Plain(p) => fields::failed(facts, p),
+            Form::Json(j) => fields::failed(facts, j),
+        });
+    }
+    render(time, level(facts), "connection complete", format, |f| match f {
+        Form::Plain(p) => fields::complete(facts, p),
+        Form::Json(j) => fields::complete(facts, j),
+    })
+}
+
+fn level(facts: &Facts) -> Level {
+    match (facts.outcome.is_ok(), facts.has_context()) {
+        (true, _) => Level::INFO,
+        (false, true) => Level::ERROR,
+        (false, false) => Level::WARN,
+    }
+}
+
+enum Form<'a> {
+    Plain(&'a mut Plain),
+    Json(&'a mut Json),
+}
+
+fn render(
+    time: SystemTime,
+    level: Level,
+    message: &str,
+    format: LogFormat,
+    fill: impl FnOnce(Form<'_>),
+) -> String {
+    let (time, level) = (Timestamp(time), level_name(level));
+    match format {
+        LogFormat::Plain => {
+            let mut out = Plain::default();
+            fill(Form::Plain(&mut out));
+            format!("{time}\t{level}\t{TARGET}\t{message}\t{}\n", out.0)
+        }
+        LogFormat::Json => {
+            let mut out = Json::default();
+            out.text("level", level);
+            out.bare("time", &time);
+            out.text("scope", TARGET);
+            out.text("message", message);
+            fill(Form::Json(&mut out));
+            format!("{}\n", serde_json::Value::Object(out.0))
+        }
+    }
+}
+
+/// Istio writes levels in small letters.
+pub(crate) fn level_name(level: Level) -> &'static str {
+    match level {
+        Level::ERROR => "error",
+        Level::WARN => "warn",
+        Level::INFO => "info",
+        Level::DEBUG => "debug",
+        Level::TRACE => "trace",
+    }
+}
+
+#[cfg(test)]
+#[path = "access_tests.rs"]
+mod tests;

@@ -1,0 +1,262 @@
+//! The exporter's thread: takes finished connections and spans from a bounded queue and sends them in batches.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::{Arc, mpsc as std_mpsc};
+use std::time::Duration;
+
+use opentelemetry_otlp::{WithExportConfig, WithTonicConfig};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::trace::{Span, SpanData, SpanExporter, SpanProcessor};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep_until, timeout};
+use tonic::metadata::{MetadataKey, MetadataMap};
+
+use crate::facts::Facts;
+use crate::numbers::Counter;
+use crate::otlp::{Connector, TracingConfig, TracingError, resource};
+use crate::spans;
+
+/// What waits for export.
+#[derive(Debug)]
+pub(crate) enum Item {
+    /// An ended connection; becomes a span and its children on the exporter's thread.
+    Connection(Arc<Facts>),
+    /// A finished span of the `tracing` crate.
+    Span(Box<SpanData>),
+}
+
+/// The sending side. Never blocks: a full queue drops and counts.
+#[derive(Clone, Debug)]
+pub(crate) struct Queue {
+    items: mpsc::Sender<Item>,
+    pub(crate) dropped: Counter,
+    pub(crate) exported: Counter,
+    pub(crate) failed: Counter,
+}
+
+/// The thread, by its control channel; it ends when this is dropped.
+pub(crate) struct Exporter {
+    queue: Queue,
+    control: mpsc::UnboundedSender<Flush>,
+}
+
+/// "Send what waits, until the deadline, then say whether all of it went."
+struct Flush {
+    deadline: Instant,
+    done: oneshot::Sender<bool>,
+}
+
+impl Queue {
+    pub(crate) fn send(&self, item: Item) {
+        if self.items.try_send(item).is_err() {
+            self.dropped.inc();
+        }
+    }
+}
+
+impl SpanProcessor for Queue {
+    fn on_start(&self, _span: &mut Span, _context: &opentelemetry::Context) {}
+
+    fn on_end(&self, span: SpanData) {
+        if span.span_context.is_sampled() {
+            self.send(Item::Span(Box::new(span)));
+        }
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        // Flushing is asked for by `Tracing::flush`, which can wait without blocking a runtime.
+        Ok(())
+    }
+
+    fn shutdown_with_timeout(&self, _timeout: Duration) -> OTelSdkResult {
+        Ok(())
+    }
+}
+
+impl Exporter {
+    /// An exporter by OTLP over gRPC.
+    pub(crate) fn otlp(config: &TracingConfig, connector: Option<Connector>) -> Result<Self, TracingError> {
+        if connector.is_none() && !config.endpoint.starts_with("http://") {
+            return Err(TracingError::Exporter {
+                endpoint: config.endpoint.clone(),
+                reason: "begin it with http://, or configure TLS to the collector".to_owned(),
+            });
+        }
+        let metadata = metadata(config)?;
+        let of = config.clone();
+        Self::start(config, move || {
+            let mut builder = opentelemetry_otlp::SpanExporter::builder()
+                .with_tonic()
+                .with_endpoint(&of.endpoint)
+                .with_timeout(of.timeout)
+                .with_metadata(metadata);
+            if let Some(connect) = connector {
+                builder = builder.with_channel(connect());
+            }
+            builder
+                .build()
+                .map_err(|e| TracingError::Exporter { endpoint: of.endpoint.clone(), reason: e.to_string() })
+        })
+    }
+
+    /// An exporter of any kind, made on its own thread.
+    pub(crate) fn start<E: SpanExporter + 'static>(
+        config: &TracingConfig,
+        make: impl FnOnce() -> Result<E, TracingError> + Send + 'static,
+    ) -> Result<Self, TracingError> {
+        let (items, inbox) = mpsc::channel(config.queue.max(1));
+        let (control, orders) = mpsc::unbounded_channel();
+        let queue = Queue {
+            items,
+            dropped: Counter::default(),
+            exported: Counter::default(),
+            failed: Counter::default(),
+        };
+        let (ready, wait) = std_mpsc::sync_channel(1);
+        let (exported, failed) = (queue.exported.clone(), queue.failed.clone());
+        let (config, resource) = (config.clone(), resource(config));
+        let thread = move || {
+            let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+                Ok(runtime) => runtime,
+                Err(error) => return drop(ready.send(Err(TracingError::Thread(error)))),
+            };
+            // A gRPC channel is bound to the runtime on which it is made.
+            let guard = runtime.enter();
+            let made = make();
+            drop(guard);
+            let exporter = match made {
+                Ok(exporter) => exporter,
+                Err(error) => return drop(ready.send(Err(error))),
+            };
+            drop(ready.send(Ok(())));
+            let worker = Worker { exporter, config, inbox, exported, failed };
+            runtime.block_on(worker.run(orders, resource));
+        };
+        std::thread::Builder::new().name("otlp".to_owned()).spawn(thread).map_err(TracingError::Thread)?;
+        match wait.recv() {
+            Ok(Ok(())) => Ok(Self { queue, control }),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(TracingError::Thread(std::io::Error::other("the exporter's thread ended"))),
+        }
+    }
+
+    pub(crate) fn queue(&self) -> Queue {
+        self.queue.clone()
+    }
+
+    pub(crate) async fn flush(&self, deadline: Duration) -> bool {
+        let (done, wait) = oneshot::channel();
+        let order = Flush { deadline: Instant::now() + deadline, done };
+        if self.control.send(order).is_err() {
+            return false;
+        }
+        matches!(timeout(deadline, wait).await, Ok(Ok(true)))
+    }
+}
+
+impl fmt::Debug for Exporter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Exporter").finish_non_exhaustive()
+    }
+}
+
+struct Worker<E> {
+    exporter: E,
+    config: TracingConfig,
+    inbox: mpsc::Receiver<Item>,
+    exported: Counter,
+    failed: Counter,
+}
+
+impl<E: SpanExporter> Worker<E> {
+    async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Flush>, resource: Resource) {
+        self.exporter.set_resource(&resource);
+        let mut batch = Vec::with_capacity(self.config.batch);
+        let mut due = None;
+        loop {
+            let room = self.config.batch - batch.len();
+            tokio::select! {
+                order = orders.recv() => match order {
+                    Some(order) => {
+                        self.flush(&mut batch, order).await;
+                        due = None;
+                    }
+                    // The handle is gone: nobody can ask for more.
+                    None => break,
+                },
+                n = self.inbox.recv_many(&mut batch, room) => {
+                    if n == 0 {
+                        break;
+                    }
+                    let first = *due.get_or_insert_with(|| Instant::now() + self.config.delay);
+                    if batch.len() >= self.config.batch || first <= Instant::now() {
+                        self.export(&mut batch, None).await;
+                        due = None;
+                    }
+                },
+                () = at(due) => {
+                    self.export(&mut batch, None).await;
+                    due = None;
+                },
+            }
+        }
+        self.failed.add(batch.len() as u64);
+    }
+
+    async fn flush(&mut self, batch: &mut Vec<Item>, order: Flush) {
+        loop {
+            while batch.len() < self.config.batch {
+                match self.inbox.try_recv() {
+                    Ok(item) => batch.push(item),
+                    Err(_) => break,
+                }
+            }
+            if batch.is_empty() || Instant::now() >= order.deadline {
+                break;
+            }
+            self.export(batch, Some(order.deadline)).await;
+        }
+        // Whoever asked may have stopped waiting.
+        order.done.send(batch.is_empty() && self.inbox.is_empty()).ok();
+    }
+
+    /// Sends the batch; whatever happens it is empty afterwards, so that a dead collector holds no memory.
+    async fn export(&self, batch: &mut Vec<Item>, deadline: Option<Instant>) {
+        let count = batch.len() as u64;
+        let spans: Vec<SpanData> = batch.drain(..).flat_map(spans::of).collect();
+        let limit = Instant::now() + self.config.timeout;
+        let limit = deadline.map_or(limit, |d| d.min(limit));
+        match tokio::time::timeout_at(limit, self.exporter.export(spans)).await {
+            Ok(Ok(())) => self.exported.add(count),
+            Ok(Err(error)) => {
+                self.failed.add(count);
+                tracing::warn!(endpoint = %self.config.endpoint, %error, spans = count, "spans not exported");
+            }
+            Err(_) => {
+                self.failed.add(count);
+                tracing::warn!(endpoint = %self.config.endpoint, spans = count, "spans not exported: no answer in time");
+            }
+        }
+    }
+}
+
+fn at(due: Option<Instant>) -> impl Future<Output = ()> {
+    async move {
+        match due {
+            Some(due) => sleep_until(due).await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+fn metadata(config: &TracingConfig) -> Result<MetadataMap, TracingError> {
+    let mut map = MetadataMap::new();
+    for (key, value) in &config.headers {
+        let bad = || TracingError::Pairs { name: "OTEL_EXPORTER_OTLP_HEADERS", part: key.clone() };
+        let name: MetadataKey<_> = key.to_ascii_lowercase().parse().map_err(|_| bad())?;
+        map.insert(name, value.parse().map_err(|_| bad())?);
+    }
+    Ok(map)
+}

@@ -1,0 +1,37 @@
+//! What changed in the world.
+
+use std::sync::Arc;
+
+use mesh::authz::Authorization;
+use mesh::{Service, Workload};
+
+/// One step from an older world to a newer one, from a control plane or from a file.
+///
+/// Apply the removals first (a successor may hold the same address), then services, then workloads, then policies, and
+/// publish the result at once. Between types there is no order on the wire: a workload may come before its service or
+/// its policy, so a reader has to bear names that it does not know yet (discovery.md 1).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Change {
+    /// Workloads by uid and services by `namespace/hostname` that are gone.
+    pub removed: Vec<Arc<str>>,
+    /// Services that are new or different.
+    pub services: Vec<Service>,
+    /// Workloads that are new or different.
+    pub workloads: Vec<Workload>,
+    /// Policies by `namespace/name` that are gone.
+    pub removed_policies: Vec<Arc<str>>,
+    /// Policies that are new or different.
+    pub policies: Vec<Authorization>,
+    /// Names asked for on demand that this change answers; a name whose resource is not there after the change does not
+    /// exist.
+    pub answered: Vec<Arc<str>>,
+    /// With this change the first picture is complete: everything that the source knows has been handed out once.
+    pub synced: bool,
+}
+
+impl Change {
+    /// Whether there is nothing in it to apply or to learn.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}

@@ -1,0 +1,159 @@
+//! The client of delta ADS: one stream, several types, for ever (fact sheet discovery.md 1).
+//!
+//! [`state::Machine`] is the protocol without I/O; here it gets a transport, a pace and somebody who applies what comes.
+//! The transport is handed in: anything that carries gRPC, with TLS and keepalive of its own.
+
+mod mesh;
+mod node;
+mod run;
+pub mod state;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::discovery::Resource;
+use tokio::sync::{mpsc, watch};
+
+pub use self::mesh::Changes;
+pub use node::Node;
+pub use run::{Client, Stopped};
+pub use state::{Mode, Subscription};
+
+/// How to subscribe and as whom.
+#[derive(Clone, Debug)]
+pub struct ClientConfig {
+    /// Who we are.
+    pub node: Node,
+    /// What to ask for, in this order.
+    pub subscriptions: Vec<Subscription>,
+    /// Bearer token of the header `authorization`.
+    pub token: Option<Token>,
+    /// Cluster, for the header `clusterid`.
+    pub cluster_id: Option<String>,
+    /// Further headers (variables `XDS_HEADER_*`).
+    pub headers: BTreeMap<String, String>,
+    /// First and longest wait between two streams; doubled in between.
+    pub backoff: (Duration, Duration),
+}
+
+impl ClientConfig {
+    /// What a node proxy asks for: all policies, and all addresses or, with `on_demand`, those that are asked for.
+    ///
+    /// Waits of 10 ms to 15 s (discovery.md 1).
+    pub fn ztunnel(node: Node, on_demand: bool) -> Self {
+        let mode = if on_demand { Mode::OnDemand } else { Mode::Wildcard };
+        Self {
+            node,
+            subscriptions: vec![
+                Subscription { type_url: proto::ADDRESS_TYPE, mode },
+                Subscription { type_url: proto::AUTHORIZATION_TYPE, mode: Mode::Wildcard },
+            ],
+            token: None,
+            cluster_id: None,
+            headers: BTreeMap::new(),
+            backoff: (Duration::from_millis(10), Duration::from_secs(15)),
+        }
+    }
+}
+
+/// Where the bearer token comes from.
+#[derive(Clone)]
+pub enum Token {
+    /// A file, read anew for each stream: projected tokens are replaced before they expire.
+    File(PathBuf),
+    /// The token itself.
+    Text(Arc<str>),
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "File({})", path.display()),
+            Self::Text(_) => f.write_str("Text(..)"),
+        }
+    }
+}
+
+/// One response, to be applied.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Update {
+    /// The type of all resources in it.
+    pub type_url: &'static str,
+    /// New or changed resources, not yet decoded.
+    pub upserts: Vec<Resource>,
+    /// Names of resources that are gone, and names asked for that do not exist. Apply these before the upserts.
+    pub removals: Vec<Arc<str>>,
+    /// Names asked for on demand that are answered by this response.
+    pub answered: Vec<Arc<str>>,
+    /// With this response every wildcard type was answered once. False again in later updates.
+    pub synced: bool,
+}
+
+/// A resource that could not be applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    /// Its name.
+    pub name: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// Applies updates.
+pub trait Handler: Send {
+    /// Applies one update and names the resources that it rejects; the others count as applied. While it runs, nothing is
+    /// read from the stream, so a slow handler slows the server down.
+    ///
+    /// # Errors
+    /// [`Stopped`] ends the client.
+    fn apply(&mut self, update: Update) -> impl Future<Output = Result<Vec<Rejection>, Stopped>> + Send;
+}
+
+/// How the client stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Whether a stream is open.
+    pub connected: bool,
+    /// Wildcard types whose first response was not acknowledged yet; empty = ready, and stays so.
+    pub waiting_for: Vec<&'static str>,
+    /// Why the last stream ended, as long as there is no new one.
+    pub error: Option<String>,
+    /// The last rejection that was sent.
+    pub last_nack: Option<String>,
+}
+
+impl Status {
+    /// Whether the first picture is complete (discovery.md 1, Ready).
+    pub fn ready(&self) -> bool {
+        self.waiting_for.is_empty()
+    }
+}
+
+/// Talks to a running client.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    demands: mpsc::Sender<(&'static str, Arc<str>)>,
+    status: watch::Receiver<Status>,
+}
+
+impl Handle {
+    /// Asks for a resource by one of its names (uid, `namespace/hostname`, `network/IP`). The answer comes as an update
+    /// that has the name in `answered`. Does nothing for types of which we have everything anyway.
+    ///
+    /// # Errors
+    /// [`Stopped`] when the client does not run any more.
+    pub async fn demand(&self, type_url: &'static str, name: impl Into<Arc<str>>) -> Result<(), Stopped> {
+        self.demands.send((type_url, name.into())).await.map_err(|_| Stopped)
+    }
+
+    /// How the client stands, now and from now on.
+    pub fn status(&self) -> watch::Receiver<Status> {
+        self.status.clone()
+    }
+}

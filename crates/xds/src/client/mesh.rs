@@ -1,0 +1,51 @@
+//! From updates to changes in the words of the mesh.
+
+use std::sync::Arc;
+
+use proto::{ADDRESS_TYPE, AUTHORIZATION_TYPE};
+use tokio::sync::mpsc;
+
+use super::{Handler, Rejection, Stopped, Update};
+use crate::Change;
+use crate::convert::{Address, address_from_resource, authorization_from_resource};
+
+/// Converts each update and hands it to whoever keeps the world, who may let it wait.
+#[derive(Clone, Debug)]
+pub struct Changes(pub mpsc::Sender<Change>);
+
+impl Handler for Changes {
+    async fn apply(&mut self, update: Update) -> Result<Vec<Rejection>, Stopped> {
+        let (change, rejections) = convert(update);
+        if !change.is_empty() {
+            self.0.send(change).await.map_err(|_| Stopped)?;
+        }
+        Ok(rejections)
+    }
+}
+
+fn convert(update: Update) -> (Change, Vec<Rejection>) {
+    let mut rejections = Vec::new();
+    let mut change = Change { answered: update.answered, synced: update.synced, ..Change::default() };
+    for resource in &update.upserts {
+        let result = match update.type_url {
+            ADDRESS_TYPE => address_from_resource(resource).map(|address| match address {
+                Address::Service(s) => change.services.push(s),
+                Address::Workload(w) => change.workloads.push(w),
+            }),
+            AUTHORIZATION_TYPE => authorization_from_resource(resource).map(|p| change.policies.push(p)),
+            other => Err(crate::convert::Reason::Type(other.to_owned())),
+        };
+        if let Err(reason) = result {
+            rejections.push(Rejection { name: resource.name.clone(), reason: reason.to_string() });
+        }
+    }
+    let removals: Vec<Arc<str>> = update.removals;
+    if update.type_url == AUTHORIZATION_TYPE {
+        change.removed_policies = removals;
+    } else {
+        change.removed = removals;
+    }
+    // A picture with a hole in it is not complete: the acknowledgement failed, and so does this.
+    change.synced &= rejections.is_empty();
+    (change, rejections)
+}

@@ -1,0 +1,128 @@
+//! Puts the parts together and runs them.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use chassis::admin::{Reply, admin_routes, metrics_routes};
+use chassis::{Drain, Server, Signals};
+use document::watch::Watcher;
+use redirect_loader::{LoadConfig, Redirector, probe};
+use telemetry::{LineWriter, LogConfig, LogFormat, Telemetry};
+use zds::agent::Options;
+
+use crate::agent::Agent;
+use crate::config::{Config, PodsFile};
+use crate::status::Status;
+
+/// How often leaving pods are looked after: the kernel does not tell when a pod's last captured connection has ended.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Time for the last lines of the log.
+const FLUSH: Duration = Duration::from_secs(1);
+
+/// Runs the agent until SIGTERM. Capture stays: a dead agent changes nothing.
+pub(crate) fn run(config: Config) -> Result<()> {
+    chassis::block_on(serve(config)).context("no runtime")?
+}
+
+/// Takes all capture away.
+pub(crate) fn unload(config: &Config) -> Result<()> {
+    Redirector::unload(&config.bpffs).context("not everything was taken away")
+}
+
+async fn serve(config: Config) -> Result<()> {
+    let signals = Signals::install().context("cannot take over SIGTERM and SIGINT")?;
+    let level = config.log_level.clone().unwrap_or_else(|| "info".to_owned());
+    let writer = LineWriter::stdout().context("no thread for the log")?;
+    let log =
+        telemetry::init_logging(&LogConfig { level, format: LogFormat::Plain }, writer, None).context("`logLevel`")?;
+    let admin = Server::bind("admin", config.admin)?;
+    let list = list(&config.pods_file)?;
+    let mut agent = start(&config)?;
+    let telemetry = Telemetry::new(telemetry::Config::default());
+    telemetry.metrics().build_info("node", env!("CARGO_PKG_VERSION"));
+    let drain = Drain::new();
+    let status: Arc<Mutex<Status>> = Arc::default();
+    let shown = status.clone();
+    let routes = admin_routes(&log, &drain, Duration::ZERO).merge(metrics_routes(&telemetry)).get(
+        "/status",
+        "pods, whether they are captured, and proxies",
+        move |_| {
+            let now = shown.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            async move { Reply::json(&now) }
+        },
+    );
+    let work = async {
+        agent.0.apply(list);
+        follow(agent, &config, &status).await
+    };
+    tokio::select! {
+        result = admin.serve(routes, std::future::pending::<()>()) => result.context("admin server")?,
+        result = work => result?,
+        _ended = signals.drain(&drain, Duration::ZERO) => {}
+    }
+    log.flush(FLUSH);
+    Ok(())
+}
+
+type Events = tokio::sync::mpsc::UnboundedReceiver<zds::agent::Event>;
+
+/// Loads the redirector and opens the hand-over socket.
+fn start(config: &Config) -> Result<(Agent, Events)> {
+    if let Err(missing) = probe() {
+        let lines: Vec<String> = missing.iter().map(|m| format!("  {m}")).collect();
+        bail!("this node cannot capture pods:\n{}", lines.join("\n"));
+    }
+    let load = LoadConfig { cgroup_root: config.cgroup_root.clone(), bpffs: config.bpffs.clone() };
+    let redirector = Redirector::load(&load).context("cannot load the redirector")?;
+    // Only root may be the proxy: whoever is admitted here gets pods' network namespaces and may not be captured.
+    let options = Options::new(|peer| match peer.uid {
+        0 => Ok(()),
+        other => Err(format!("runs as uid {other}, and only root may be the node proxy")),
+    });
+    if let Some(folder) = config.zds_socket.parent() {
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    }
+    let (server, events) = zds::agent::Server::bind(&config.zds_socket, options).context("hand-over socket")?;
+    let leave = config.leave_deadline.0;
+    let agent = Agent::new(redirector, server, &config.cgroup_root, leave).context("cannot start")?;
+    Ok((agent, events))
+}
+
+fn list(path: &Path) -> Result<PodsFile> {
+    Ok(document::load::<PodsFile>(path)?)
+}
+
+/// Follows the list and the proxies for ever.
+async fn follow((mut agent, mut events): (Agent, Events), config: &Config, status: &Mutex<Status>) -> Result<()> {
+    let path = &config.pods_file;
+    let mut watcher = Watcher::new(path).with_context(|| format!("{}: cannot be watched", path.display()))?;
+    let mut look = tokio::time::interval(LOOK);
+    let mut leaving = true;
+    // What was written between the first reading and the watch.
+    match list(path) {
+        Ok(list) => agent.apply(list),
+        Err(mistakes) => tracing::warn!(file = %path.display(), %mistakes, "list of pods not taken over"),
+    }
+    loop {
+        let shown = agent.status(&config.node);
+        *status.lock().unwrap_or_else(PoisonError::into_inner) = shown;
+        tokio::select! {
+            event = events.recv() => match event {
+                Some(event) => agent.proxy(event),
+                None => bail!("the hand-over socket is gone"),
+            },
+            changed = watcher.changed() => {
+                changed.with_context(|| format!("{}: cannot be watched any more", path.display()))?;
+                match list(path) {
+                    Ok(list) => agent.apply(list),
+                    Err(mistakes) => tracing::warn!(file = %path.display(), %mistakes, "list of pods not taken over"),
+                }
+                leaving = true;
+            }
+            _tick = look.tick(), if leaving => leaving = agent.tick(),
+        }
+    }
+}

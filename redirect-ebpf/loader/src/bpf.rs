@@ -1,0 +1,193 @@
+//! The few bpf(2) commands that must be spelled out: links that are replaced in place, pinned, and asked what they hang on.
+#![allow(unsafe_code, reason = "bpf(2) has no safe face for links; each block says why it is sound")]
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+// enum bpf_cmd, include/uapi/linux/bpf.h
+const OBJ_PIN: u32 = 6;
+const OBJ_GET: u32 = 7;
+const OBJ_GET_INFO_BY_FD: u32 = 15;
+const LINK_CREATE: u32 = 28;
+const LINK_UPDATE: u32 = 29;
+const LINK_DETACH: u32 = 34;
+
+/// Where a program is attached (enum bpf_attach_type).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub(crate) enum Attach {
+    SockCreate = 2,
+    SockOps = 3,
+    Connect4 = 10,
+    Connect6 = 11,
+    SetSockopt = 22,
+    SkLookup = 36,
+    TcxIngress = 46,
+}
+
+/// What a link hangs on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum LinkTarget {
+    Cgroup { id: u64 },
+    Netns { inode: u32 },
+    Tcx { ifindex: u32 },
+    Other { kind: u32 },
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct LinkCreateAttr {
+    prog_fd: u32,
+    target: u32,
+    attach_type: u32,
+    flags: u32,
+    // tcx: relative fd and expected revision; unused, zero.
+    relative: u32,
+    pad: u32,
+    revision: u64,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct LinkUpdateAttr {
+    link_fd: u32,
+    new_prog_fd: u32,
+    flags: u32,
+    old_prog_fd: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct ObjAttr {
+    pathname: u64,
+    bpf_fd: u32,
+    file_flags: u32,
+    path_fd: i32,
+    pad: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct InfoAttr {
+    bpf_fd: u32,
+    info_len: u32,
+    info: u64,
+}
+
+/// Head of struct bpf_link_info; the union follows `prog_id` at offset 16.
+#[repr(C)]
+#[derive(Default)]
+struct LinkInfo {
+    kind: u32,
+    id: u32,
+    prog_id: u32,
+    pad: u32,
+    first: u64,
+    second: u64,
+    third: u64,
+}
+
+/// Attaches a program to a cgroup or network namespace by file descriptor.
+pub(crate) fn attach(program: BorrowedFd<'_>, target: BorrowedFd<'_>, to: Attach) -> io::Result<OwnedFd> {
+    create(LinkCreateAttr {
+        prog_fd: program.as_raw_fd() as u32,
+        target: target.as_raw_fd() as u32,
+        attach_type: to as u32,
+        ..LinkCreateAttr::default()
+    })
+}
+
+/// Attaches a program to a device of the calling thread's namespace, before all others there: one that ends the walk (another
+/// CNI's redirect) must not hide packets from the guard.
+pub(crate) fn attach_tcx_first(program: BorrowedFd<'_>, ifindex: u32) -> io::Result<OwnedFd> {
+    const BPF_F_BEFORE: u32 = 1 << 3;
+    create(LinkCreateAttr {
+        prog_fd: program.as_raw_fd() as u32,
+        target: ifindex,
+        attach_type: Attach::TcxIngress as u32,
+        flags: BPF_F_BEFORE,
+        ..LinkCreateAttr::default()
+    })
+}
+
+/// Puts another program into a link, without a moment in which none is attached.
+pub(crate) fn replace(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = LinkUpdateAttr {
+        link_fd: link.as_raw_fd() as u32,
+        new_prog_fd: program.as_raw_fd() as u32,
+        ..LinkUpdateAttr::default()
+    };
+    bpf(LINK_UPDATE, &mut attr).map(drop)
+}
+
+/// Takes a program off at once; the kernel frees an unpinned link later. What the link hung on may be gone already.
+pub(crate) fn detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    let mut link_fd = link.as_raw_fd() as u32;
+    match bpf(LINK_DETACH, &mut link_fd) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+/// Pins an object.
+pub(crate) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let name = c_path(path)?;
+    let mut attr = ObjAttr { pathname: name.as_ptr() as u64, bpf_fd: object.as_raw_fd() as u32, ..ObjAttr::default() };
+    bpf(OBJ_PIN, &mut attr).map(drop)
+}
+
+/// Opens a pin.
+pub(crate) fn open(path: &Path) -> io::Result<OwnedFd> {
+    let name = c_path(path)?;
+    let mut attr = ObjAttr { pathname: name.as_ptr() as u64, ..ObjAttr::default() };
+    bpf(OBJ_GET, &mut attr).map(fd)
+}
+
+/// What a link hangs on; fails with EINVAL or EBADF for an object that is no link.
+pub(crate) fn target(link: BorrowedFd<'_>) -> io::Result<LinkTarget> {
+    // enum bpf_link_type
+    const CGROUP: u32 = 3;
+    const NETNS: u32 = 5;
+    const TCX: u32 = 11;
+    let kind = std::fs::read_link(format!("/proc/self/fd/{}", link.as_raw_fd()))?;
+    if kind.as_os_str().as_bytes() != b"anon_inode:bpf_link" && kind.as_os_str().as_bytes() != b"anon_inode:bpf-link" {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("is {}, not a link", kind.display())));
+    }
+    let mut info = LinkInfo::default();
+    let mut attr = InfoAttr {
+        bpf_fd: link.as_raw_fd() as u32,
+        info_len: size_of::<LinkInfo>() as u32,
+        info: (&raw mut info) as u64,
+    };
+    bpf(OBJ_GET_INFO_BY_FD, &mut attr)?;
+    Ok(match info.kind {
+        CGROUP => LinkTarget::Cgroup { id: info.first },
+        NETNS => LinkTarget::Netns { inode: info.first as u32 },
+        TCX => LinkTarget::Tcx { ifindex: info.first as u32 },
+        kind => LinkTarget::Other { kind },
+    })
+}
+
+fn create(mut attr: LinkCreateAttr) -> io::Result<OwnedFd> {
+    bpf(LINK_CREATE, &mut attr).map(fd)
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))
+}
+
+fn fd(value: libc::c_long) -> OwnedFd {
+    // Why needed: the kernel hands out descriptors as numbers.
+    // SAFETY: the commands that lead here return a new descriptor that nobody else owns.
+    unsafe { OwnedFd::from_raw_fd(value as i32) }
+}
+
+fn bpf<T>(command: u32, attr: &mut T) -> io::Result<libc::c_long> {
+    // Why needed: libc has no wrapper for bpf(2).
+    // SAFETY: `attr` is a repr(C) prefix of union bpf_attr with its true size; pointers in it outlive the call.
+    let value = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
+    if value < 0 { Err(io::Error::last_os_error()) } else { Ok(value) }
+}

@@ -1,0 +1,232 @@
+//! The agent's own life: death, restart, upgrade, wrong pins, failed enrolments.
+
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use redirect_loader::{EnrollError, HostLink, Link, LoadConfig, PodSpec, PodState, Reason, RedirectError, Redirector};
+
+use crate::Test;
+use crate::generations::echo;
+use crate::lab::{Lab, PEER4, POD4, POD6, call, serve};
+
+pub const TESTS: &[Test] = &[
+    ("a_dead_agent_changes_nothing", a_dead_agent_changes_nothing),
+    ("programs_are_replaced_while_connections_run", programs_are_replaced_while_connections_run),
+    ("unload_ends_capture", unload_ends_capture),
+    ("foreign_pins_are_refused", foreign_pins_are_refused),
+    ("a_wrong_cgroup_is_named", a_wrong_cgroup_is_named),
+    ("a_failed_enrolment_leaves_nothing", a_failed_enrolment_leaves_nothing),
+    ("enrolling_again_repairs_the_guard", enrolling_again_repairs_the_guard),
+    ("a_pod_that_died_is_forgotten", a_pod_that_died_is_forgotten),
+    ("an_ipv4_pod_cannot_call_ipv6", an_ipv4_pod_cannot_call_ipv6),
+];
+
+fn a_dead_agent_changes_nothing() {
+    let (mut lab, _proxy) = Lab::captured();
+    let cookie = lab.cookie();
+    lab.redirector = None;
+    for (from, to) in [("pod", format!("{PEER4}:80")), ("peer", format!("{POD4}:80"))] {
+        assert_eq!(lab.run(from, || call(&to)).unwrap().1.generation, 1);
+    }
+    lab.redirector = Some(Redirector::load(&lab.config).unwrap());
+    let pods = lab.redirector().pods().unwrap();
+    assert_eq!(pods.len(), 1);
+    let pod = &pods[0];
+    assert_eq!((pod.cookie, pod.uid.as_str()), (cookie, "11111111-2222-3333-4444-555555555555"));
+    assert_eq!((pod.active, pod.previous, pod.state), (1, 0, PodState::Enrolled));
+    assert!(pod.lookup_attached && pod.guard_attached);
+    let mut addresses = pod.addresses.clone();
+    addresses.sort();
+    assert_eq!(addresses, [POD4.parse::<IpAddr>().unwrap(), POD6.parse().unwrap()]);
+    assert_eq!(lab.count(Reason::LookupOutbound), 1);
+}
+
+fn programs_are_replaced_while_connections_run() {
+    let (mut lab, _proxy) = Lab::captured();
+    let (mut held, _) = lab.run("pod", || call(&format!("{PEER4}:80"))).unwrap();
+    let ids = |lab: &Lab| bpf_program_ids(lab);
+    let before = ids(&lab);
+    let stop = AtomicBool::new(false);
+    let redirector = lab.redirector.take();
+    let calls = std::thread::scope(|scope| {
+        let caller = scope.spawn(|| {
+            let mut calls = 0;
+            while !stop.load(Ordering::Relaxed) {
+                for (from, to) in [("pod", format!("{PEER4}:80")), ("peer", format!("{POD4}:80"))] {
+                    let (_, said) = lab.run(from, || call(&to)).unwrap_or_else(|e| panic!("call {calls} to {to}: {e}"));
+                    assert_eq!(said.generation, 1, "call {calls} to {to}");
+                    calls += 1;
+                }
+            }
+            calls
+        });
+        drop(redirector);
+        for _ in 0..5 {
+            drop(Redirector::load(&lab.config).unwrap());
+        }
+        stop.store(true, Ordering::Relaxed);
+        caller.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    });
+    assert!(calls >= 10, "only {calls} calls were made while programs were replaced");
+    assert!(ids(&lab).iter().all(|id| !before.contains(id)), "a program was not replaced");
+    lab.redirector = Some(Redirector::load(&lab.config).unwrap());
+    echo(&mut held);
+}
+
+/// Ids of the programs in the pinned links, from fdinfo.
+fn bpf_program_ids(lab: &Lab) -> Vec<String> {
+    let root = lab.config.bpffs.join("culvert/v1");
+    let pod = root.join("pods").join(lab.cookie().to_string());
+    let mut ids = Vec::new();
+    for folder in [root.join("links"), pod] {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let output = std::process::Command::new("bpftool")
+                .args(["link", "show", "pinned"])
+                .arg(entry.unwrap().path())
+                .output()
+                .unwrap();
+            let text = String::from_utf8(output.stdout).unwrap();
+            let id = text.split_whitespace().skip_while(|w| *w != "prog").nth(1).unwrap_or_else(|| panic!("{text}"));
+            ids.push(id.to_owned());
+        }
+    }
+    assert_eq!(ids.len(), 7);
+    ids
+}
+
+fn unload_ends_capture() {
+    let (mut lab, _proxy) = Lab::captured();
+    let _server = lab.run("peer", || serve("[::]:80"));
+    assert_eq!(lab.run("pod", || call(&format!("{PEER4}:80"))).unwrap().1.generation, 1);
+    lab.redirector = None;
+    Redirector::unload(&lab.config.bpffs).unwrap();
+    assert_eq!(lab.run("pod", || call(&format!("{PEER4}:80"))).unwrap().1.generation, 0);
+    // And again from nothing.
+    lab.redirector = Some(Redirector::load(&lab.config).unwrap());
+    assert!(lab.redirector().pods().unwrap().is_empty());
+}
+
+fn foreign_pins_are_refused() {
+    let mut lab = Lab::new();
+    lab.redirector = None;
+    let root = lab.config.bpffs.join("culvert/v1");
+    let refused = |what: &str| match Redirector::load(&lab.config).err() {
+        Some(error @ RedirectError::ForeignPin { .. }) => assert!(error.to_string().contains("remedy"), "{error}"),
+        other => panic!("{what}: {other:?}"),
+    };
+    // A map of another shape in the place of one of ours.
+    std::fs::rename(root.join("maps/PODS"), root.join("aside")).unwrap();
+    std::fs::rename(root.join("maps/META"), root.join("maps/PODS")).unwrap();
+    refused("another map");
+    std::fs::rename(root.join("maps/PODS"), root.join("maps/META")).unwrap();
+    std::fs::rename(root.join("aside"), root.join("maps/PODS")).unwrap();
+    // A map where a link should be.
+    std::fs::rename(root.join("links/culvert_conn4"), root.join("aside")).unwrap();
+    std::fs::rename(root.join("maps/TAGS"), root.join("links/culvert_conn4")).unwrap();
+    refused("a map for a link");
+    std::fs::rename(root.join("links/culvert_conn4"), root.join("maps/TAGS")).unwrap();
+    std::fs::rename(root.join("aside"), root.join("links/culvert_conn4")).unwrap();
+    // Another cgroup than the one the pins belong to.
+    let elsewhere = LoadConfig { cgroup_root: lab.config.cgroup_root.join("app"), ..lab.config.clone() };
+    assert!(matches!(Redirector::load(&elsewhere), Err(RedirectError::ForeignPin { .. })));
+    lab.redirector = Some(Redirector::load(&lab.config).unwrap());
+}
+
+fn a_wrong_cgroup_is_named() {
+    let lab = Lab::new();
+    for folder in ["/nowhere", "/proc"] {
+        let config = LoadConfig { cgroup_root: folder.into(), ..lab.config.clone() };
+        let error = Redirector::load(&config).err().unwrap();
+        assert!(matches!(error, RedirectError::Cgroup { .. }), "{error}");
+        assert!(error.to_string().contains(folder));
+    }
+}
+
+fn a_failed_enrolment_leaves_nothing() {
+    let mut lab = Lab::new();
+    let _server = lab.run("peer", || serve("[::]:80"));
+    let (pod, node) = (lab.netns("pod"), lab.netns("node"));
+    let addresses = [POD4.parse::<IpAddr>().unwrap()];
+    let spec = PodSpec {
+        uid: "pod",
+        netns: pod.as_fd(),
+        addresses: &addresses,
+        host_link: HostLink { netns: node.as_fd(), link: Link::Name("absent0") },
+        generation: None,
+        keep_established: true,
+    };
+    let error = lab.redirector().enroll(&spec).unwrap_err();
+    assert!(matches!(error, EnrollError::HostLink { .. }), "{error}");
+    assert!(lab.redirector().pods().unwrap().is_empty());
+    assert!(!lab.config.bpffs.join("culvert/v1/pods").join(lab.cookie().to_string()).exists());
+    assert_eq!(lab.run("pod", || call(&format!("{PEER4}:80"))).unwrap().1.generation, 0);
+    lab.run("pod", || {
+        let accept = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_fwmark_accept").unwrap();
+        assert_eq!(accept.trim(), "0");
+    });
+    // An address that the pod does not have cannot be a source.
+    let foreign = [PEER4.parse::<IpAddr>().unwrap()];
+    let error = lab.redirector().enroll(&PodSpec { addresses: &foreign, ..spec.clone() }).unwrap_err();
+    assert!(matches!(error, EnrollError::Route { .. }), "{error}");
+    let error = lab.redirector().enroll(&PodSpec { addresses: &[], ..spec.clone() }).unwrap_err();
+    assert!(matches!(error, EnrollError::NoAddress { .. }), "{error}");
+    let long = "u".repeat(65);
+    let error = lab.redirector().enroll(&PodSpec { uid: &long, ..spec }).unwrap_err();
+    assert!(matches!(error, EnrollError::LongUid { .. }), "{error}");
+    lab.enroll();
+}
+
+fn enrolling_again_repairs_the_guard() {
+    let (mut lab, _proxy) = Lab::captured();
+    let pod = lab.config.bpffs.join("culvert/v1/pods").join(lab.cookie().to_string());
+    for pin in ["guard", "lookup"] {
+        std::fs::remove_file(pod.join(pin)).unwrap();
+    }
+    let status = lab.redirector().pods().unwrap().remove(0);
+    assert!(!status.guard_attached && !status.lookup_attached);
+    lab.enroll();
+    let status = lab.redirector().pods().unwrap().remove(0);
+    assert!(status.guard_attached && status.lookup_attached);
+    assert_eq!((status.active, status.previous), (1, 0));
+    assert_eq!(lab.run("peer", || call(&format!("{POD4}:80"))).unwrap().1.generation, 1);
+}
+
+fn a_pod_that_died_is_forgotten() {
+    let (mut lab, proxy) = Lab::captured();
+    drop(proxy);
+    let cookie = lab.cookie();
+    lab.ip("node", "link del pod0");
+    lab.ip_plain(&format!("netns del {}", lab.ns("pod")));
+    // The namespace lives until the last of its sockets is gone.
+    assert!(crate::lab::eventually(|| {
+        let status = lab.redirector().pods().unwrap().remove(0);
+        !status.guard_attached && !status.lookup_attached
+    }));
+    lab.redirector().forget(cookie).unwrap();
+    assert!(lab.redirector().pods().unwrap().is_empty());
+    assert!(matches!(lab.redirector().counters(cookie), Err(RedirectError::UnknownPod { .. })));
+    lab.ip_plain(&format!("netns add {}", lab.ns("pod")));
+}
+
+fn an_ipv4_pod_cannot_call_ipv6() {
+    let mut lab = Lab::new();
+    let (pod, node) = (lab.netns("pod"), lab.netns("node"));
+    let addresses = [POD4.parse::<IpAddr>().unwrap()];
+    let mut proxy = lab.proxy(1);
+    proxy.listen_all();
+    lab.redirector()
+        .enroll(&PodSpec {
+            uid: "four",
+            netns: pod.as_fd(),
+            addresses: &addresses,
+            host_link: HostLink { netns: node.as_fd(), link: Link::Name("pod0") },
+            generation: Some(1),
+            keep_established: false,
+        })
+        .unwrap();
+    assert_eq!(lab.run("pod", || call(&format!("{PEER4}:80"))).unwrap().1.generation, 1);
+    let error = lab.run("pod", || call("[fd78::2]:80")).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(1));
+    assert_eq!(lab.count(Reason::ConnectUnroutable), 1);
+}

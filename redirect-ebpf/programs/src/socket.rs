@@ -1,0 +1,91 @@
+//! `cgroup/sock_create` tags a proxy's sockets at birth; `sockops` files its listeners.
+
+use core::ffi::c_void;
+
+use aya_ebpf::bindings::bpf_sock_ops;
+use aya_ebpf::helpers::generated::{bpf_get_current_cgroup_id, bpf_set_retval, bpf_sock_hash_update};
+use aya_ebpf::macros::{cgroup_sock, sock_ops};
+use aya_ebpf::programs::{SockContext, SockOpsContext};
+use redirect_abi::connect::MPTCP;
+use redirect_abi::{CAPTURE_PORTS, ListenerKey, MAX_SLOTS, PodState, ProxyTag, Reason, Slots, SlotsKey};
+
+use crate::context::{count, netns_cookie, pod, read, set_tag, tag};
+use crate::maps::{LISTENERS, PROXIES, SLOTS};
+
+const ALLOW: i32 = 1;
+const REFUSE: i32 = 0;
+const EPROTONOSUPPORT: i32 = 93;
+/// `BPF_SOCK_OPS_TCP_LISTEN_CB`.
+const LISTEN: u32 = 11;
+/// `BPF_NOEXIST`.
+const NOEXIST: u64 = 1;
+const HANDLED: u32 = 1;
+
+#[cgroup_sock(sock_create)]
+pub fn culvert_sock(ctx: SockContext) -> i32 {
+    let socket = ctx.sock;
+    // SAFETY: a helper call without arguments.
+    let cgroup = unsafe { bpf_get_current_cgroup_id() };
+    // SAFETY: the element stays readable while this program runs.
+    if let Some(generation) = unsafe { PROXIES.get(&cgroup) } {
+        let value = ProxyTag { generation: *generation, flags: 0 };
+        // An untagged socket of the proxy would be captured like an app's and run in a circle: better not born.
+        return if set_tag(socket, value) { ALLOW } else { REFUSE };
+    }
+    let cookie = netns_cookie(socket);
+    let Some(entry) = pod(cookie) else { return ALLOW };
+    // The subflows of an MPTCP socket connect past the connect hook. Refused with what a kernel without MPTCP says, so that
+    // programs that only prefer it (Go's listeners) fall back to TCP.
+    if entry.state() == PodState::Enrolled && read!(socket, protocol) == MPTCP {
+        count(cookie, Reason::SocketRefused);
+        // SAFETY: a helper call; if it fails the refusal stays EPERM.
+        unsafe { bpf_set_retval(-EPROTONOSUPPORT) };
+        return REFUSE;
+    }
+    ALLOW
+}
+
+#[sock_ops]
+pub fn culvert_sockops(ctx: SockOpsContext) -> u32 {
+    let ctx = ctx.ops;
+    if read!(ctx, op) != LISTEN {
+        return HANDLED;
+    }
+    let port = read!(ctx, local_port) as u16;
+    if !CAPTURE_PORTS.contains(&port) {
+        return HANDLED;
+    }
+    let socket = read!(ctx, __bindgen_anon_2.sk);
+    if socket.is_null() {
+        return HANDLED;
+    }
+    // Whoever is not the proxy never gets into the map, whatever it listens on; nor does a listener that could not answer for
+    // foreign addresses.
+    if let Some(tag) = tag(socket)
+        && tag.flags & ProxyTag::TRANSPARENT != 0
+    {
+        file(ctx, port, tag.generation);
+    }
+    HANDLED
+}
+
+/// Puts a listener into the first free slot of its generation.
+#[inline(always)]
+fn file(ctx: *mut bpf_sock_ops, port: u16, generation: u32) {
+    let cookie = netns_cookie(ctx);
+    let slots = SlotsKey { cookie, generation, port, pad: 0 };
+    // Present already (EEXIST) is as good as made; when it could be neither, the look-up below says so.
+    let _ = SLOTS.insert(&slots, Slots::default(), NOEXIST);
+    let Some(used) = SLOTS.get_ptr_mut(&slots) else { return count(cookie, Reason::ListenerOverflow) };
+    for slot in 0..MAX_SLOTS {
+        let mut key = ListenerKey { cookie, generation, port, slot };
+        let map = core::ptr::from_ref(&LISTENERS).cast_mut().cast::<c_void>();
+        // SAFETY: context, map and key are what the helper wants; the key is read before the call returns.
+        if unsafe { bpf_sock_hash_update(ctx, map, (&raw mut key).cast(), NOEXIST) } == 0 {
+            // SAFETY: a byte of a live element; other CPUs may write other bytes at the same time.
+            unsafe { core::ptr::write_volatile(used.cast::<u8>().add(usize::from(slot)), 1) };
+            return;
+        }
+    }
+    count(cookie, Reason::ListenerOverflow);
+}

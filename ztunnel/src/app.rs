@@ -1,0 +1,192 @@
+//! Puts the parts together and runs them until a drain has ended.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use chassis::admin::{metrics_routes, readiness_routes};
+use chassis::readiness::Gate;
+use chassis::{Drain, Server, Signals};
+use identity::channel::{ChannelConfig, Roots};
+use identity::signer::{GrpcSigner, GrpcSignerConfig};
+use identity::{Manager, ManagerConfig};
+use telemetry::{AccessLog, LineWriter, LogConfig, LogFormat, Sampler, Telemetry, Tracing, TracingConfig};
+use tokio::sync::mpsc;
+
+use crate::budget::Limits;
+use crate::config::{self, Config};
+use crate::discovery::Follower;
+use crate::here::Shared;
+use crate::pods::{Keeper, Pods};
+use crate::world::World;
+use crate::{admin, worker};
+
+/// Spans that wait at the end are sent for at most so long: a collector that is down must not hold the pod's
+/// termination (its grace period is 30 s by default, the drain takes most of it).
+const FLUSH: Duration = Duration::from_secs(2);
+
+/// Runs the proxy.
+pub(crate) fn run(config: Config) -> Result<()> {
+    chassis::block_on(serve(config)).context("no runtime")?
+}
+
+async fn serve(config: Config) -> Result<()> {
+    let signals = Signals::install().context("cannot take over SIGTERM and SIGINT")?;
+    let tracing = config.otlp.as_ref().map(|otlp| tracing(otlp, &config)).transpose()?;
+    let log = log(&config, tracing.as_ref())?;
+    let ports = Ports::bind(&config)?;
+    let drain = Drain::new();
+    let gate = Gate::new();
+    let telemetry = Telemetry::new(telemetry::Config {
+        access: Some(AccessLog::new(log.writer(), log.format())),
+        tracing: tracing.clone(),
+        ..telemetry::Config::default()
+    });
+    telemetry.metrics().build_info("ztunnel", env!("CARGO_PKG_VERSION"));
+    telemetry.metrics().process();
+    let shared = Arc::new(Shared {
+        pod_networks: config.pod_networks(),
+        world: World::new(),
+        identities: identities(&config)?,
+        telemetry: telemetry.clone(),
+        drain: drain.signal(),
+        config: config.clone(),
+    });
+    let (senders, mut workers) = workers(&shared)?;
+    let pods = Arc::new(Pods::default());
+    let keeper =
+        Keeper { shared: shared.clone(), pods: pods.clone(), workers: senders.clone(), limits: limits(&config) };
+    let handed_over = gate.condition("pods from the node agent");
+    let follower = Follower { shared: shared.clone(), workers: senders, synced: gate.condition("discovery") };
+    tracing::info!(node = %config.node, workers = workers.len(), "node proxy starts");
+
+    let deadline = config.drain.0;
+    let admin = admin::routes(&shared, &pods, &log, &drain, deadline);
+    let ended = drain.ended();
+    tokio::select! {
+        result = ports.serve(admin, metrics_routes(&telemetry), readiness_routes(&gate, &drain)) => result?,
+        result = discover(follower, &config) => result?,
+        () = keeper.run(zds::proxy::Client::new(&config.zds_socket), |synced| {
+            if synced { handed_over.met() } else { handed_over.unmet() }
+        }) => {}
+        panicked = workers.ended() => panicked.context("a worker ended")?,
+        _ended = signals.drain(&drain, deadline) => {}
+    }
+    drop(ended);
+    if let Some(tracing) = tracing {
+        tracing.shutdown(FLUSH).await;
+    }
+    log.flush(FLUSH);
+    Ok(())
+}
+
+/// Follows discovery for ever.
+async fn discover(follower: Follower, config: &Config) -> Result<()> {
+    match (&config.local_file, &config.xds) {
+        (Some(path), _) => follower.file(path).await.with_context(|| format!("{}", path.display())),
+        (None, Some(_)) => anyhow::bail!("`xds`: this version follows a file only; name `localFile`"),
+        (None, None) => anyhow::bail!("neither `localFile` nor `xds` is given"),
+    }
+}
+
+type Senders = Vec<mpsc::UnboundedSender<worker::Command>>;
+
+fn workers(shared: &Arc<Shared>) -> Result<(Senders, chassis::Workers)> {
+    let count = shared.config.workers.unwrap_or_else(default_workers);
+    let (senders, receivers): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::unbounded_channel()).unzip();
+    let receivers = Arc::new(std::sync::Mutex::new(receivers.into_iter().map(Some).collect::<Vec<_>>()));
+    let shared = shared.clone();
+    let workers = chassis::workers(count, move |index| {
+        let receiver = receivers.lock().unwrap_or_else(std::sync::PoisonError::into_inner)[index].take();
+        let shared = shared.clone();
+        async move {
+            if let Some(receiver) = receiver {
+                worker::work(shared, receiver).await;
+            }
+        }
+    });
+    Ok((senders, workers.context("cannot start the workers")?))
+}
+
+/// One for each CPU that we may use, at most 4: a node proxy that could take every core of a large node would be a bad
+/// neighbour, and 4 threads carry more than a node's network card (SPECIFICATION.md).
+fn default_workers() -> usize {
+    std::thread::available_parallelism().map_or(1, |n| n.get().min(4))
+}
+
+fn limits(config: &Config) -> Limits {
+    let standard = Limits::default();
+    Limits {
+        connections: config.pod_limits.connections.unwrap_or(standard.connections),
+        handshakes: config.pod_limits.handshakes.unwrap_or(standard.handshakes),
+    }
+}
+
+fn tracing(otlp: &config::Otlp, config: &Config) -> Result<Tracing> {
+    let mut tracing = TracingConfig::new(&otlp.endpoint, "ztunnel");
+    tracing.sampler = Sampler::ParentRatio(otlp.sampling);
+    tracing.attribute("k8s.node.name", &config.node);
+    tracing.attribute("k8s.cluster.name", &config.cluster);
+    Tracing::start(&tracing, None).context("`otlp`")
+}
+
+fn log(config: &Config, tracing: Option<&Tracing>) -> Result<telemetry::LogHandle> {
+    let writer = LineWriter::stdout().context("no thread for the log")?;
+    let format = match config.log.format {
+        config::LogFormat::Json => LogFormat::Json,
+        config::LogFormat::Text => LogFormat::Plain,
+    };
+    let level = config.log.level.clone().unwrap_or_else(|| "info".to_owned());
+    telemetry::init_logging(&LogConfig { level, format }, writer, tracing).context("`log`")
+}
+
+/// The servers of the proxy itself.
+struct Ports {
+    admin: Server,
+    metrics: Server,
+    ready: Server,
+}
+
+impl Ports {
+    /// Listens on all, so that a port which is taken stops the program before it does anything else.
+    fn bind(config: &Config) -> Result<Self> {
+        let bind = |name, address: SocketAddr| Server::bind(name, address);
+        Ok(Self {
+            admin: bind("admin", config.admin)?,
+            metrics: bind("metrics", config.metrics)?,
+            ready: bind("readiness", config.ready)?,
+        })
+    }
+
+    async fn serve(self, admin: chassis::Router, metrics: chassis::Router, ready: chassis::Router) -> Result<()> {
+        let never = std::future::pending::<()>;
+        let all = async {
+            tokio::try_join!(
+                self.admin.serve(admin, never()),
+                self.metrics.serve(metrics, never()),
+                self.ready.serve(ready, never()),
+            )
+        };
+        all.await.context("admin servers")?;
+        Ok(())
+    }
+}
+
+fn identities(config: &Config) -> Result<Manager> {
+    let ca = &config.ca;
+    let channel = ChannelConfig {
+        address: ca.address.clone(),
+        roots: Roots::File(ca.root_file.clone()),
+        alt_name: ca.alt_name.clone(),
+    };
+    let signer = GrpcSigner::new(GrpcSignerConfig {
+        channel,
+        token_file: ca.token_file.clone(),
+        cluster: config.cluster.clone(),
+        headers: Vec::new(),
+    })
+    .context("`ca`")?;
+    let manager = ManagerConfig { lifetime: ca.certificate_lifetime.0, ..ManagerConfig::default() };
+    Ok(Manager::new(manager, Arc::new(signer)))
+}

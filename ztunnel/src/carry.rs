@@ -1,0 +1,157 @@
+//! The middle of both stories: bytes flow until close, reset, drain, or until somebody takes the permission away.
+
+use std::future::{Future, pending, poll_fn};
+use std::pin::pin;
+
+use hbone::TunnelStream;
+use mesh::{Direction, Outcome};
+use net::relay::{Ended, IntoEnd, Progress, Side, TcpEnd, relay};
+use net::socket;
+use policy::{Permit, Subject, Verdict};
+use telemetry::{Counters, Record};
+use tokio::net::TcpStream;
+
+use crate::here::Here;
+use crate::judge;
+use crate::tunnel_io::TunnelEnd;
+
+/// The side of a connection that is not the application's.
+pub(crate) enum Far {
+    /// Plain TCP.
+    Plain(TcpStream),
+    /// A stream in a tunnel.
+    Tunnel(TunnelStream),
+}
+
+impl Far {
+    /// The word of `config_dump`.
+    pub(crate) fn protocol(&self) -> &'static str {
+        match self {
+            Self::Plain(_) => "TCP",
+            Self::Tunnel(_) => "HBONE",
+        }
+    }
+}
+
+/// Relays between the application and the far side. With a permit, the connection is judged again at every change that
+/// could matter, and cut when it is not allowed any more.
+pub(crate) async fn carry(
+    here: &Here,
+    app: TcpStream,
+    far: Far,
+    record: &mut Record,
+    permit: Option<Permit>,
+) -> Outcome {
+    let way = Way { app_is_source: record.facts().direction == Direction::Outbound, counters: &record.counters() };
+    let app = TcpEnd::new(app);
+    let app_socket = app.stream().clone();
+    let (outcome, withdrawn) = match far {
+        Far::Plain(stream) => {
+            let far = TcpEnd::new(stream);
+            let far_socket = far.stream().clone();
+            let ended = run(here, app, far, &way, permit.as_ref()).await;
+            if let Some(health) = socket::tcp_info(&far_socket) {
+                record.health(crate::here::health(&health));
+            }
+            ended
+        }
+        Far::Tunnel(stream) => run(here, app, TunnelEnd::new(stream), &way, permit.as_ref()).await,
+    };
+    drop(app_socket);
+    if let Some(denial) = withdrawn {
+        judge::denied(denial, record);
+    }
+    outcome
+}
+
+/// Which end is the source of the connection, and where its bytes are counted.
+struct Way<'a> {
+    app_is_source: bool,
+    counters: &'a Counters,
+}
+
+impl Way<'_> {
+    fn count(&self, progress: &Progress) {
+        let (from_app, to_app) = (progress.a_to_b(), progress.b_to_a());
+        let (forth, back) = if self.app_is_source { (from_app, to_app) } else { (to_app, from_app) };
+        self.counters.set_to_destination(forth);
+        self.counters.set_to_source(back);
+    }
+}
+
+/// Why a connection is ended from outside.
+type Cut = (Outcome, Option<policy::Denial>);
+
+async fn run<B>(here: &Here, app: TcpEnd, far: B, way: &Way<'_>, permit: Option<&Permit>) -> Cut
+where
+    B: IntoEnd,
+    B::End: Unpin,
+{
+    let progress = Progress::new();
+    // Cut connections end with a reset: the application must not take a part for the whole.
+    progress.abort_on_drop(true);
+    let mut relay = pin!(relay(app, far, &progress, &here.worker.buffers));
+    let counted = poll_fn(|cx| {
+        let ended = relay.as_mut().poll(cx);
+        way.count(&progress);
+        ended
+    });
+    tokio::select! {
+        biased;
+        ended = counted => (outcome(ended), None),
+        cut = cut(here, permit) => cut,
+    }
+}
+
+fn outcome(ended: Ended) -> Outcome {
+    match ended {
+        Ended::Both => Outcome::Closed,
+        Ended::ResetBy(_) => Outcome::Reset,
+        Ended::LostBy(Side::A) => Outcome::Reset,
+        Ended::LostBy(Side::B) => Outcome::TunnelLost,
+    }
+}
+
+/// Resolves when the connection has to end although both of its ends would go on.
+async fn cut(here: &Here, permit: Option<&Permit>) -> Cut {
+    let withdrawn = async {
+        match permit {
+            Some(permit) => withdrawn(here, permit).await,
+            None => pending().await,
+        }
+    };
+    tokio::select! {
+        () = here.pod.gone() => (Outcome::PodGone, None),
+        () = here.shared.drain.forced() => (Outcome::Drained, None),
+        denial = withdrawn => (Outcome::PolicyWithdrawn, Some(denial)),
+    }
+}
+
+/// Resolves when policy does not allow the connection any more.
+async fn withdrawn(here: &Here, permit: &Permit) -> policy::Denial {
+    let world = &here.shared.world;
+    let mut changes = world.verdicts();
+    loop {
+        // A workload that discovery has dropped is judged as it was: its pod is about to go, or discovery is behind.
+        let subject = world.local_now(&here.pod).map_or_else(|| permit.subject().clone(), |w| Subject::from(&*w));
+        match permit.rejudge(&world.policies(), &subject).verdict {
+            Verdict::Permitted(_) => {}
+            Verdict::Denied(denial) => return denial,
+            // A policy was named and has not arrived: as long as a new connection would be held for.
+            Verdict::Unknown(names) => {
+                let decided = || {
+                    let subject = world.local_now(&here.pod).map(|w| Subject::from(&*w))?;
+                    let verdict = permit.rejudge(&world.policies(), &subject).verdict;
+                    (!matches!(verdict, Verdict::Unknown(_))).then_some(())
+                };
+                if world.held(decided).await.is_none() {
+                    return policy::Denial::not_held(names);
+                }
+                continue;
+            }
+        }
+        if changes.changed().await.is_err() {
+            pending::<()>().await;
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! What a connection's story needs at hand: the pod, the worker it runs on, and what all workers share.
+
+use std::cell::Cell;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use chassis::drain;
+use hbone::{ClientLimits, Pool, ServerLimits};
+use identity::Manager;
+use mesh::addr::Cidr;
+use mesh::{Direction, OriginalDst, PeerAddr};
+use net::relay::Buffers;
+use net::{mark, socket};
+use telemetry::{Record, TcpHealth, Telemetry};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+
+use crate::config::Config;
+use crate::dial::PodDialer;
+use crate::pod::Pod;
+use crate::world::World;
+
+/// What all workers share.
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    pub(crate) pod_networks: Vec<Cidr>,
+    pub(crate) world: World,
+    pub(crate) identities: Manager,
+    pub(crate) telemetry: Telemetry,
+    pub(crate) drain: drain::Signal,
+}
+
+impl Shared {
+    /// Mark of sockets that leave the pod: none under our own capture (which knows us by cgroup and tag), Istio's where
+    /// its iptables rules capture.
+    pub(crate) fn egress_mark(&self) -> Option<u32> {
+        self.config.packet_mark
+    }
+
+    /// Mark of sockets to the application that carry the client's address, so that the answers find their way back.
+    pub(crate) fn return_mark(&self) -> u32 {
+        self.config.packet_mark.unwrap_or(mark::RETURN)
+    }
+}
+
+/// What belongs to one worker thread.
+#[derive(Default)]
+pub(crate) struct WorkerState {
+    pub(crate) buffers: Buffers,
+    live: Cell<usize>,
+    idle: Notify,
+}
+
+impl WorkerState {
+    /// Counts a connection or a tunnel until the guard is dropped.
+    pub(crate) fn enter(self: &Rc<Self>) -> Alive {
+        self.live.set(self.live.get() + 1);
+        Alive(self.clone())
+    }
+
+    /// Waits until nothing is carried.
+    pub(crate) async fn idle(&self) {
+        while self.live.get() > 0 {
+            self.idle.notified().await;
+        }
+    }
+}
+
+/// Something that the worker carries.
+pub(crate) struct Alive(Rc<WorkerState>);
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        self.0.live.set(self.0.live.get() - 1);
+        if self.0.live.get() == 0 {
+            self.0.idle.notify_waiters();
+        }
+    }
+}
+
+/// One pod on one worker.
+pub(crate) struct Here {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) worker: Rc<WorkerState>,
+    pub(crate) pod: Arc<Pod>,
+    pub(crate) pool: Pool<PodDialer>,
+}
+
+impl Here {
+    pub(crate) fn new(shared: Arc<Shared>, worker: Rc<WorkerState>, pod: Arc<Pod>) -> Self {
+        let dialer = PodDialer { shared: shared.clone(), pod: pod.clone() };
+        Self { shared, worker, pod, pool: Pool::new(dialer, ClientLimits::default()) }
+    }
+
+    pub(crate) fn record(&self, direction: Direction, peer: PeerAddr, destination: SocketAddr) -> Record {
+        Record::new(&self.shared.telemetry, direction, peer, destination)
+    }
+
+    /// Where the application wanted to go: the socket's own address under our capture, conntrack's where iptables
+    /// redirected.
+    pub(crate) fn original_dst(&self, stream: &TcpStream) -> io::Result<OriginalDst> {
+        match self.shared.config.packet_mark {
+            Some(_) => socket::original_dst_conntrack(stream),
+            None => socket::original_dst(stream),
+        }
+    }
+
+    pub(crate) fn server_limits(&self) -> ServerLimits {
+        ServerLimits::default()
+    }
+}
+
+/// State of a TCP connection, as the record keeps it.
+pub(crate) fn health(health: &socket::TcpHealth) -> TcpHealth {
+    TcpHealth {
+        rtt: health.rtt,
+        rtt_var: health.rtt_var,
+        retransmits: health.retransmits,
+        delivery_rate: health.delivery_rate,
+        lost: health.lost,
+    }
+}

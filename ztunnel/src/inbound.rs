@@ -1,0 +1,255 @@
+//! The story of a tunnel that arrives at a pod of ours, and of each stream in it:
+//! accept → handshake → (per stream: judge → connect → answer → relay → report).
+
+use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use directory::{Authority, InboundRefusal, InboundTarget};
+use hbone::{Baggage, Request, ResponseHeaders, Server};
+use identity::stream::SecureStream;
+use mesh::{AppAddr, Direction, Identity, NetworkAddress, Outcome, PeerAddr, Workload};
+use net::proxy_header;
+use net::socket::{self, ConnectOptions};
+use policy::{Connection, Permit};
+use telemetry::{Phase, Record};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::carry::{Far, carry};
+use crate::dial;
+use crate::here::Here;
+use crate::judge;
+use crate::outbound::CONNECT;
+
+/// How long a peer may take for TLS: Istio gives the whole connection set-up 10 s (hbone.md 10).
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// A tunnel of an authenticated peer, arrived at a pod.
+struct Tunnel {
+    peer: PeerAddr,
+    local_ip: IpAddr,
+    client: Identity,
+    workload: Arc<Workload>,
+}
+
+/// Serves one tunnel connection until the peer closes it, the pod goes, or a drain ends.
+pub(crate) async fn inbound(here: Rc<Here>, tcp: TcpStream) {
+    let (Ok(peer), Ok(local)) = (socket::peer(&tcp), socket::original_dst(&tcp)) else {
+        tracing::debug!(pod = %here.pod.uid(), "the peer left before its connection was looked at");
+        return;
+    };
+    match handshake(&here, tcp, peer, local.ip()).await {
+        Ok((tunnel, server)) => serve(here, Rc::new(tunnel), server).await,
+        Err((outcome, error)) => {
+            let mut record = here.record(Direction::Inbound, peer, local.0);
+            record.error(error);
+            record.finish(outcome);
+        }
+    }
+}
+
+/// Proves both ends to each other.
+async fn handshake(
+    here: &Here,
+    tcp: TcpStream,
+    peer: PeerAddr,
+    local_ip: IpAddr,
+) -> Result<(Tunnel, Server), (Outcome, String)> {
+    let Some(_share) = here.pod.budget().handshake() else {
+        return Err((Outcome::BudgetExhausted, "too many handshakes with this pod at once".to_owned()));
+    };
+    let unknown = || (Outcome::UnknownSource, "discovery does not know the pod".to_owned());
+    let workload = here.shared.world.local(&here.pod).await.ok_or_else(unknown)?;
+    let unavailable = |e: String| (Outcome::IdentityUnavailable, e);
+    let own = workload.identity().map_err(|e| unavailable(e.to_string()))?;
+    let certificate = here.shared.identities.certificate(&own).await.map_err(|e| unavailable(e.to_string()))?;
+    let accepted = timeout(HANDSHAKE, SecureStream::accept(tcp, certificate.server_config())).await;
+    let (io, client) = accepted
+        .map_err(|_| (Outcome::TlsFailed, "the peer did not finish its TLS handshake in time".to_owned()))?
+        .map_err(|e| (Outcome::TlsFailed, e.to_string()))?;
+    Ok((Tunnel { peer, local_ip, client, workload }, hbone::serve(io, here.server_limits())))
+}
+
+async fn serve(here: Rc<Here>, tunnel: Rc<Tunnel>, mut server: Server) {
+    let handle = server.handle();
+    let ended = async {
+        tokio::select! {
+            () = here.pod.gone() => handle.close(),
+            () = here.shared.drain.draining() => {
+                handle.graceful_shutdown();
+                here.shared.drain.forced().await;
+                handle.close();
+            }
+            () = revoked(&here, &tunnel.client) => {
+                tracing::warn!(client = %tunnel.client, peer = %tunnel.peer, "certificate revoked: tunnel closed");
+                handle.close();
+            }
+        }
+    };
+    let requests = async {
+        while let Some(request) = server.accept().await {
+            match request {
+                Ok(request) => {
+                    tokio::task::spawn_local(stream(here.clone(), tunnel.clone(), request));
+                }
+                Err(error) => tracing::debug!(peer = %tunnel.peer, client = %tunnel.client, %error, "tunnel ended"),
+            }
+        }
+    };
+    // After a drain has begun the peer's last requests are still answered: only the end of the tunnel ends this.
+    let mut requests = pin!(requests);
+    tokio::select! {
+        () = &mut requests => {}
+        () = ended => requests.await,
+    }
+}
+
+/// One stream: one connection of a client's application to ours.
+async fn stream(here: Rc<Here>, tunnel: Rc<Tunnel>, mut request: Request) {
+    let target = SocketAddr::new(tunnel.local_ip, 0);
+    let mut record = here.record(Direction::Inbound, tunnel.peer, target);
+    describe(&here, &tunnel, &request, &mut record);
+    let Some(_share) = here.pod.budget().connection() else {
+        request.refuse(Outcome::BudgetExhausted.report().status);
+        return record.finish(Outcome::BudgetExhausted);
+    };
+    // A client that gives up while we hold or connect is not waited for.
+    let target = target_of(&here, &tunnel, &request, &mut record);
+    let joined = match target {
+        Ok(target) => tokio::select! {
+            joined = join(&here, &tunnel, &target, &mut record) => joined,
+            () = request.cancelled() => Err(Outcome::Reset),
+        },
+        Err(outcome) => Err(outcome),
+    };
+    let joined = match joined {
+        Ok(joined) => joined,
+        Err(outcome) => {
+            request.refuse(status(&request, outcome));
+            return record.finish(outcome);
+        }
+    };
+    let answer = ResponseHeaders { baggage: Baggage::from(&*tunnel.workload) };
+    let Ok(far) = request.accept(&answer) else {
+        socket::abort(joined.app);
+        return record.finish(Outcome::TunnelLost);
+    };
+    let to = joined.app_addr.to_string();
+    let _entry = here.pod.enter(Direction::Inbound, tunnel.peer.0, to.clone(), to, "HBONE");
+    record.opened();
+    let outcome = carry(&here, joined.app, Far::Tunnel(far), &mut record, Some(joined.permit)).await;
+    record.finish(outcome);
+}
+
+/// A request that was not understood has its own status; everything else has the outcome's.
+fn status(request: &Request, outcome: Outcome) -> u16 {
+    request.authority.as_ref().err().map_or(outcome.report().status, |bad| bad.status())
+}
+
+/// A stream whose application is connected.
+struct Joined {
+    app: TcpStream,
+    app_addr: AppAddr,
+    permit: Permit,
+}
+
+async fn join(here: &Here, tunnel: &Tunnel, target: &InboundTarget, record: &mut Record) -> Result<Joined, Outcome> {
+    let app_addr = AppAddr(SocketAddr::new(tunnel.local_ip, target.port));
+    record.next_hop(app_addr.0);
+    record.enter(Phase::Policy);
+    let connection = Connection {
+        source: Some(tunnel.client.clone()),
+        source_ip: tunnel.peer.ip(),
+        destination_ip: tunnel.local_ip,
+        destination_port: target.port,
+    };
+    let permit = judge::permit(&here.shared.world, &here.pod, connection, record).await?;
+    record.enter(Phase::Connect);
+    let app = connect(here, &permit, tunnel, app_addr, target, record).await?;
+    Ok(Joined { app, app_addr, permit })
+}
+
+/// Which port of the pod the CONNECT is for (hbone.md 8).
+fn target_of(here: &Here, tunnel: &Tunnel, request: &Request, record: &mut Record) -> Result<InboundTarget, Outcome> {
+    record.enter(Phase::Resolve);
+    let authority = match &request.authority {
+        Ok(hbone::Authority::Ip(addr)) => Authority::Ip(*addr),
+        Ok(hbone::Authority::Host(host, port)) => Authority::Host(host.to_string(), *port),
+        Err(bad) => {
+            record.error(bad.to_string());
+            return Err(Outcome::BadRequest);
+        }
+    };
+    let found = here.shared.world.directory().inbound(&tunnel.workload, tunnel.local_ip, &authority);
+    found.map_err(|refusal| {
+        record.error(refusal.to_string());
+        match refusal {
+            InboundRefusal::IllegalPort { .. } => Outcome::IllegalDestination,
+            InboundRefusal::WrongAddress { .. } => Outcome::BadRequest,
+            _ => Outcome::UnknownDestination,
+        }
+    })
+}
+
+/// Connects to the application from the client's own address. Takes the permit, so that no path can skip it.
+async fn connect(
+    here: &Here,
+    permit: &Permit,
+    tunnel: &Tunnel,
+    app: AppAddr,
+    target: &InboundTarget,
+    record: &mut Record,
+) -> Result<TcpStream, Outcome> {
+    debug_assert_eq!(permit.connection().destination_port, app.port());
+    let options = ConnectOptions {
+        to: app.0,
+        // A pod that calls itself through its service would otherwise claim its own address twice (hbone.md 6).
+        source: Some(tunnel.peer.ip()).filter(|ip| *ip != app.ip()),
+        mark: Some(here.shared.return_mark()),
+        timeout: CONNECT,
+    };
+    let mut stream = socket::connect(Some(here.pod.netns()), &options).await.map_err(|e| dial::outcome(&e, record))?;
+    if target.proxy_header {
+        let header = proxy_header::v2(tunnel.peer.0, app.0, Some(&tunnel.client));
+        stream.write_all(&header).await.map_err(|_| Outcome::Reset)?;
+    }
+    Ok(stream)
+}
+
+/// What the record says of a stream before anything was decided.
+fn describe(here: &Here, tunnel: &Tunnel, request: &Request, record: &mut Record) {
+    record.mutual_tls();
+    record.source_identity(tunnel.client.clone());
+    record.destination(tunnel.workload.clone());
+    if let Ok(identity) = tunnel.workload.identity() {
+        record.destination_identity(identity);
+    }
+    if let Some(parent) = request.headers.traceparent {
+        record.continue_trace(parent);
+    }
+    let directory = here.shared.world.directory();
+    let address = NetworkAddress::new(tunnel.workload.network.clone(), tunnel.peer.ip());
+    if let Some(source) = directory.workload_by_address(&address) {
+        record.source(source);
+    }
+    match &request.authority {
+        Ok(hbone::Authority::Ip(addr)) => record.authority(*addr),
+        Ok(host) => record.authority_name(host.to_string()),
+        Err(_) => {}
+    }
+    let wanted = request.headers.forwarded_host.as_deref();
+    let of_workload = tunnel.workload.services.keys();
+    let named = of_workload.filter(|key| key.split_once('/').map(|(_, host)| host) == wanted).next();
+    if let Some(service) = named.and_then(|key| directory.service(key)) {
+        record.service(service);
+    }
+}
+
+/// Resolves when the client's certificate is revoked.
+async fn revoked(here: &Here, client: &Identity) {
+    here.shared.identities.revoked(client).await;
+}

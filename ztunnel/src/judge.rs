@@ -1,0 +1,59 @@
+//! Asks `policy` for a permit, and says why in the record.
+
+use mesh::Outcome;
+use policy::{Connection, Denial, Effect, Judgement, Permit, Reason, Subject, Verdict};
+use telemetry::Record;
+
+use crate::pod::Pod;
+use crate::world::World;
+
+/// A permit for a connection to one of our pods. A pod that names a policy which has not arrived yet waits for it.
+pub(crate) async fn permit(
+    world: &World,
+    pod: &Pod,
+    connection: Connection,
+    record: &mut Record,
+) -> Result<Permit, Outcome> {
+    let ask = || now(world, pod, &connection);
+    let decided = || ask().filter(|j| !matches!(j.verdict, Verdict::Unknown(_)));
+    let judgement = match world.held(decided).await {
+        Some(judgement) => judgement,
+        None => ask().ok_or(Outcome::UnknownSource)?,
+    };
+    for dry in &judgement.dry_run {
+        if dry.effect != Effect::None {
+            record.dry_run(dry.policy.clone(), dry.effect == Effect::WouldDeny);
+        }
+    }
+    match judgement.verdict {
+        Verdict::Permitted(permit) => {
+            if let Reason::Rule { policy, rule } = permit.reason() {
+                record.allowed(format!("{policy} rule {rule}"));
+            }
+            Ok(permit)
+        }
+        Verdict::Denied(denial) => {
+            denied(denial, record);
+            Err(Outcome::PolicyDenied)
+        }
+        Verdict::Unknown(names) => {
+            denied(Denial::not_held(names), record);
+            Err(Outcome::PolicyDenied)
+        }
+    }
+}
+
+/// Writes a denial into the record.
+pub(crate) fn denied(denial: Denial, record: &mut Record) {
+    record.denied(telemetry::Denial {
+        policy: denial.policy_name().map(Into::into),
+        explanation: denial.to_string(),
+        nearest_miss: denial.nearest.as_ref().map(ToString::to_string),
+    });
+}
+
+/// The judgement by what is known now; `None` when discovery does not know the pod.
+fn now(world: &World, pod: &Pod, connection: &Connection) -> Option<Judgement> {
+    let workload = world.local_now(pod)?;
+    Some(policy::judge(&world.policies(), &Subject::from(&*workload), connection))
+}

@@ -1,0 +1,190 @@
+//! The story of a connection that a pod of ours opens:
+//! accept → identify → resolve → connect or reuse → relay → report.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use directory::{Query, Route, Unresolved};
+use hbone::{Baggage, Head, Headers, Opened, PoolKey};
+use mesh::{Direction, Identity, OriginalDst, Outcome, PeerAddr, Service, Workload};
+use net::socket::{self, ConnectOptions};
+use telemetry::{Phase, Record};
+use tokio::net::TcpStream;
+
+use crate::carry::{Far, carry};
+use crate::dial;
+use crate::here::Here;
+
+/// How long a plain TCP connection to the next hop may take. Istio's value (hbone.md 5).
+pub(crate) const CONNECT: Duration = Duration::from_secs(10);
+
+/// Carries one captured connection to its end.
+pub(crate) async fn outbound(here: Rc<Here>, app: TcpStream) {
+    let (Ok(peer), Ok(original)) = (socket::peer(&app), here.original_dst(&app)) else {
+        tracing::debug!(pod = %here.pod.uid(), "the application left before its connection was looked at");
+        return;
+    };
+    let mut record = here.record(Direction::Outbound, peer, original.0);
+    let Some(_share) = here.pod.budget().connection() else {
+        socket::abort(app);
+        return record.finish(Outcome::BudgetExhausted);
+    };
+    let joined = match join(&here, peer, original, &mut record).await {
+        Ok(joined) => joined,
+        // The application's connect() has already succeeded: a reset is the only honest way to say no.
+        Err(outcome) => {
+            socket::abort(app);
+            return record.finish(outcome);
+        }
+    };
+    let (actual, protocol) = (joined.actual.to_string(), joined.far.protocol());
+    let _entry = here.pod.enter(Direction::Outbound, peer.0, original.to_string(), actual, protocol);
+    record.opened();
+    let outcome = carry(&here, app, joined.far, &mut record, None).await;
+    record.finish(outcome);
+}
+
+/// A connection whose far side is up.
+struct Joined {
+    actual: SocketAddr,
+    far: Far,
+}
+
+/// Everything between accept and relay.
+async fn join(here: &Here, peer: PeerAddr, original: OriginalDst, record: &mut Record) -> Result<Joined, Outcome> {
+    record.enter(Phase::Resolve);
+    let source = here.shared.world.local(&here.pod).await.ok_or(Outcome::UnknownSource)?;
+    record.source(source.clone());
+    let route = resolve(here, &source, original).await.map_err(|unresolved| refuse(&unresolved, record))?;
+    match route {
+        Route::Passthrough { to, .. } => plain(here, to, record).await,
+        Route::Direct { to, workload, service } => {
+            destination(record, Some(workload), service);
+            plain(here, to, record).await
+        }
+        Route::Tunnel { tunnel, authority, workload, service, expected, .. } => {
+            let hop = Hop { tunnel, authority, uid: workload.uid.clone(), expected };
+            destination(record, Some(workload), service.clone());
+            through(here, &source, peer, hop, service, record).await
+        }
+        Route::Waypoint { tunnel, authority, waypoint, service, expected, .. } => {
+            let hop = Hop { tunnel, authority, uid: waypoint.uid.clone(), expected };
+            record.via_waypoint();
+            destination(record, Some(waypoint), service.clone());
+            through(here, &source, peer, hop, service, record).await
+        }
+        Route::Gateway { .. } => {
+            record.error("the destination is on another network, and this version does not cross networks");
+            Err(Outcome::NoHealthyUpstream)
+        }
+    }
+}
+
+/// Where to go; a pod address that nobody knows yet is held until discovery names it.
+async fn resolve(here: &Here, source: &Workload, original: OriginalDst) -> Result<Route, Unresolved> {
+    let shared = &here.shared;
+    let random = rand::random();
+    let ask = || {
+        let query = Query { source, destination: original, pod_cidrs: &shared.pod_networks, random };
+        shared.world.directory().resolve(&query)
+    };
+    match ask() {
+        Err(Unresolved::UnknownPod { .. }) => {
+            let known = || Some(ask()).filter(|r| !matches!(r, Err(Unresolved::UnknownPod { .. })));
+            shared.world.held(known).await.unwrap_or_else(ask)
+        }
+        answer => answer,
+    }
+}
+
+fn refuse(unresolved: &Unresolved, record: &mut Record) -> Outcome {
+    record.error(unresolved.to_string());
+    match unresolved {
+        Unresolved::NoHealthyUpstream { .. } => Outcome::NoHealthyUpstream,
+        Unresolved::WaypointUnresolved { .. } => Outcome::WaypointUnresolved,
+        Unresolved::UnknownPod { .. } => Outcome::UnknownDestination,
+        Unresolved::IllegalDestination { .. } => Outcome::IllegalDestination,
+    }
+}
+
+fn destination(record: &mut Record, workload: Option<Arc<Workload>>, service: Option<Arc<Service>>) {
+    if let Some(workload) = workload {
+        record.destination(workload);
+    }
+    if let Some(service) = service {
+        record.service(service);
+    }
+}
+
+/// Plain TCP, from inside the pod.
+async fn plain(here: &Here, to: SocketAddr, record: &mut Record) -> Result<Joined, Outcome> {
+    record.enter(Phase::Connect);
+    record.next_hop(to);
+    let options = ConnectOptions { to, source: None, mark: here.shared.egress_mark(), timeout: CONNECT };
+    let stream = socket::connect(Some(here.pod.netns()), &options).await.map_err(|e| dial::outcome(&e, record))?;
+    Ok(Joined { actual: to, far: Far::Plain(stream) })
+}
+
+/// The next hop of a tunnelled connection.
+struct Hop {
+    tunnel: mesh::TunnelAddr,
+    authority: SocketAddr,
+    uid: Arc<str>,
+    expected: Vec<Identity>,
+}
+
+/// HBONE: a stream on a tunnel to the next hop.
+async fn through(
+    here: &Here,
+    source: &Workload,
+    peer: PeerAddr,
+    hop: Hop,
+    service: Option<Arc<Service>>,
+    record: &mut Record,
+) -> Result<Joined, Outcome> {
+    let identity = source.identity().map_err(|e| {
+        record.error(e.to_string());
+        Outcome::IdentityUnavailable
+    })?;
+    record.next_hop(hop.tunnel.0);
+    record.authority(hop.authority);
+    record.source_identity(identity.clone());
+    record.enter(Phase::Pick);
+    let key = PoolKey {
+        destination: hop.uid,
+        source: identity,
+        tunnel: hop.tunnel,
+        expected: hop.expected.into(),
+        source_ip: Some(peer.ip()),
+    };
+    let headers = Headers {
+        baggage: Baggage::from(source),
+        forwarded_for: Some(peer.0),
+        forwarded_host: service.map(|s| s.hostname.to_string()),
+        traceparent: Some(record.trace_context()),
+        network: None,
+    };
+    let head = Head { authority: hop.authority.to_string(), headers };
+    let began = Instant::now();
+    let opened = here.pool.open(&key, &head).await.map_err(|e| dial::open_outcome(&e, record))?;
+    phases(&opened, began, record);
+    record.mutual_tls();
+    record.destination_identity(opened.peer);
+    Ok(Joined { actual: hop.tunnel.0, far: Far::Tunnel(opened.stream) })
+}
+
+/// Writes what the pool measured into the record.
+fn phases(opened: &Opened, began: Instant, record: &mut Record) {
+    record.leave();
+    let timings = &opened.timings;
+    match timings.dial {
+        Some(dial) => {
+            let connect = timings.waited.saturating_sub(dial.tls);
+            record.measured(Phase::Connect, began, connect);
+            record.measured(Phase::Handshake, began + connect, dial.tls + timings.response);
+        }
+        None => record.measured(Phase::Reuse, began, timings.waited + timings.response),
+    }
+}

@@ -1,0 +1,162 @@
+//! The pods of this node: taken from the node agent, given to the workers.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use net::netns::NetNs;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+use zds::proxy::{Client, Event};
+
+use crate::budget::{Budget, Limits};
+use crate::here::Shared;
+use crate::pod::{Pod, PodInfo};
+use crate::worker::Command;
+
+/// How long the acknowledgement of a snapshot waits for certificates: a new generation takes over when it is ready, and
+/// the agent waits 5 s for an acknowledgement (cni-zds.md 2).
+const SETTLE: Duration = Duration::from_secs(4);
+
+impl From<zds::WorkloadInfo> for PodInfo {
+    fn from(info: zds::WorkloadInfo) -> Self {
+        Self { name: info.name, namespace: info.namespace, service_account: info.service_account }
+    }
+}
+
+/// All pods that this proxy serves.
+#[derive(Default)]
+pub(crate) struct Pods(Mutex<BTreeMap<Arc<str>, Arc<Pod>>>);
+
+impl Pods {
+    /// The pods as they are now.
+    pub(crate) fn all(&self) -> Vec<Arc<Pod>> {
+        self.lock().values().cloned().collect()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<Arc<str>, Arc<Pod>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Follows the agent, tells the workers.
+pub(crate) struct Keeper {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) pods: Arc<Pods>,
+    pub(crate) workers: Vec<mpsc::UnboundedSender<Command>>,
+    pub(crate) limits: Limits,
+}
+
+impl Keeper {
+    /// Runs for ever. `synced` is told whenever the first picture is complete (true) or the agent is lost (false).
+    pub(crate) async fn run(&self, mut client: Client, synced: impl Fn(bool)) {
+        // Pods named since the last connection: what a snapshot leaves out is gone.
+        let mut named: Vec<Arc<str>> = Vec::new();
+        loop {
+            match client.next().await {
+                Event::Add { uid, info, netns, ack } => {
+                    named.push(uid.clone());
+                    match self.add(uid.clone(), info.into(), netns).await {
+                        Ok(()) => ack.ok(),
+                        Err(error) => {
+                            tracing::warn!(pod = %uid, %error, "cannot serve the pod; the agent will try again");
+                            ack.failed(error.to_string());
+                        }
+                    }
+                }
+                Event::Keep { uid, ack } => {
+                    named.push(uid);
+                    ack.ok();
+                }
+                Event::Del { uid, ack } => {
+                    named.retain(|n| *n != uid);
+                    self.remove(&uid);
+                    ack.ok();
+                }
+                Event::SnapshotSent { ack } => {
+                    let left: Vec<_> = self.pods.lock().keys().filter(|k| !named.contains(k)).cloned().collect();
+                    left.iter().for_each(|uid| self.remove(uid));
+                    self.settle().await;
+                    ack.ok();
+                    synced(true);
+                }
+                Event::Connected => named.clear(),
+                Event::Disconnected(reason) => {
+                    // The pods that we have go on; what the next snapshot names decides.
+                    tracing::warn!(%reason, "no connection to the node agent; trying again");
+                    synced(false);
+                }
+            }
+        }
+    }
+
+    async fn add(&self, uid: Arc<str>, info: PodInfo, netns: OwnedFd) -> io::Result<()> {
+        let netns = NetNs::from_fd(netns)?;
+        let known = self.pods.lock().get(&uid).cloned();
+        if let Some(known) = known {
+            if known.netns().id() == netns.id() {
+                return Ok(());
+            }
+            // Same pod, new sandbox.
+            self.remove(&uid);
+        }
+        let pod = Arc::new(Pod::new(uid.clone(), info, netns, Budget::new(self.limits)));
+        for worker in &self.workers {
+            let (answer, done) = oneshot::channel();
+            let sent = worker.send(Command::Add(pod.clone(), answer)).is_ok();
+            let lost = || io::Error::other("a worker has ended");
+            let result = if sent { done.await.unwrap_or_else(|_| Err(lost())) } else { Err(lost()) };
+            if let Err(error) = result {
+                self.forget(&pod);
+                return Err(error);
+            }
+        }
+        tracing::info!(pod = %uid, name = %pod.info().name, namespace = %pod.info().namespace, "pod taken");
+        self.pods.lock().insert(uid, pod.clone());
+        if let Some(identity) = self.shared.world.local_now(&pod).and_then(|w| w.identity().ok()) {
+            self.shared.identities.prefetch(&identity);
+        }
+        Ok(())
+    }
+
+    fn remove(&self, uid: &Arc<str>) {
+        let Some(pod) = self.pods.lock().remove(uid) else { return };
+        self.forget(&pod);
+        tracing::info!(pod = %uid, "pod released");
+        let identity = self.shared.world.local_now(&pod).and_then(|w| w.identity().ok());
+        let still = |i: &mesh::Identity| {
+            let others = self.pods.all();
+            others.iter().any(|p| self.shared.world.local_now(p).and_then(|w| w.identity().ok()).as_ref() == Some(i))
+        };
+        if let Some(identity) = identity.filter(|i| !still(i)) {
+            self.shared.identities.forget(&identity);
+        }
+    }
+
+    fn forget(&self, pod: &Pod) {
+        pod.retire();
+        for worker in &self.workers {
+            if worker.send(Command::Remove(pod.uid().clone())).is_err() {
+                tracing::debug!("a worker has ended");
+            }
+        }
+    }
+
+    /// Waits until every pod has its certificate, for at most [`SETTLE`].
+    async fn settle(&self) {
+        let all = async {
+            for pod in self.pods.all() {
+                let Some(workload) = self.shared.world.local(&pod).await else { continue };
+                let Ok(identity) = workload.identity() else { continue };
+                if let Err(error) = self.shared.identities.certificate(&identity).await {
+                    tracing::warn!(%identity, %error, "no certificate yet");
+                }
+            }
+        };
+        if timeout(SETTLE, all).await.is_err() {
+            tracing::warn!("some pods have no certificate yet; their connections wait for it");
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! One worker: a thread with a runtime of its own that owns listeners, connections and tunnels. Nothing it carries ever
+//! moves to another worker, so no connection waits for another thread.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hbone::Evict;
+use net::socket::{self, ListenOptions};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::sleep;
+
+use crate::here::{Here, Shared, WorkerState};
+use crate::inbound::inbound;
+use crate::outbound::outbound;
+use crate::plaintext::plaintext;
+use crate::pod::Pod;
+
+/// Ports of the capture contract (hbone.md 1).
+const OUTBOUND: u16 = 15001;
+const PLAINTEXT: u16 = 15006;
+const HBONE: u16 = 15008;
+
+/// Pause after the process ran out of descriptors: long enough for some connections to end, short enough that nobody
+/// notices (a SYN is retransmitted after 1 s).
+const EXHAUSTED: Duration = Duration::from_millis(50);
+
+/// What the pod keeper tells a worker.
+pub(crate) enum Command {
+    /// Listen for this pod, and say how it went.
+    Add(Arc<Pod>, oneshot::Sender<io::Result<()>>),
+    /// These workloads do not exist any more: no new stream on their tunnels.
+    Evict(Arc<[Arc<str>]>),
+    /// Forget the pod with this uid.
+    Remove(Arc<str>),
+}
+
+/// Runs until the keeper goes away. To be run inside a `LocalSet`.
+pub(crate) async fn work(shared: Arc<Shared>, mut commands: mpsc::UnboundedReceiver<Command>) {
+    let state = Rc::new(WorkerState::default());
+    let mut pods: BTreeMap<Arc<str>, Rc<Here>> = BTreeMap::new();
+    // The drain waits for this worker until it carries nothing any more.
+    let _guard = shared.drain.guard();
+    loop {
+        let command = tokio::select! {
+            command = commands.recv() => command,
+            () = drained(&shared, &state) => None,
+        };
+        let Some(command) = command else { return };
+        match command {
+            Command::Add(pod, answer) => {
+                let here = Rc::new(Here::new(shared.clone(), state.clone(), pod.clone()));
+                let done = listen(&here);
+                if done.is_ok() {
+                    pods.insert(pod.uid().clone(), here);
+                }
+                if answer.send(done).is_err() {
+                    tracing::debug!(pod = %pod.uid(), "the keeper did not wait for the listeners");
+                }
+            }
+            Command::Evict(uids) => {
+                for here in pods.values() {
+                    uids.iter().for_each(|uid| here.pool.evict(uid, Evict::WhenIdle));
+                }
+            }
+            Command::Remove(uid) => {
+                if let Some(here) = pods.remove(&uid) {
+                    here.pool.close_all(Evict::Now);
+                }
+            }
+        }
+    }
+}
+
+/// Resolves when a drain has begun and everything that was carried has ended.
+async fn drained(shared: &Shared, state: &WorkerState) {
+    shared.drain.draining().await;
+    state.idle().await;
+}
+
+/// Opens this worker's listeners inside the pod. All three, or none.
+fn listen(here: &Rc<Here>) -> io::Result<()> {
+    let [out, plain, tunnels] = [OUTBOUND, PLAINTEXT, HBONE].map(|port| open(here, port));
+    let (out, plain, tunnels) = (out?, plain?, tunnels?);
+    tokio::task::spawn_local(accept(here.clone(), out, outbound));
+    tokio::task::spawn_local(accept(here.clone(), plain, plaintext));
+    tokio::task::spawn_local(accept(here.clone(), tunnels, inbound));
+    Ok(())
+}
+
+fn open(here: &Here, port: u16) -> io::Result<TcpListener> {
+    let ip = if here.shared.config.ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+    let mut options = ListenOptions::capture(SocketAddr::new(ip, port));
+    options.mark = here.shared.egress_mark();
+    let named = |e: io::Error| {
+        let what = format!("cannot listen on port {port} inside the pod {}: {e}", here.pod.uid());
+        io::Error::new(e.kind(), what)
+    };
+    socket::listen(here.pod.netns(), &options).and_then(TcpListener::from_std).map_err(named)
+}
+
+/// Hands every connection to its story, until the pod is gone or a drain has begun and nobody waits any more.
+async fn accept<F>(here: Rc<Here>, listener: TcpListener, story: impl Fn(Rc<Here>, TcpStream) -> F)
+where
+    F: Future<Output = ()> + 'static,
+{
+    // Connections that wait in the queue count as carried.
+    let _alive = here.worker.enter();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = here.pod.gone() => return,
+            () = here.shared.drain.draining() => break,
+        };
+        take(&here, accepted, &story).await;
+    }
+    // The kernel may have connections queued for us that no other listener can take: they are served, then we close.
+    while let Some(accepted) = ready(listener.accept()).await {
+        take(&here, accepted, &story).await;
+    }
+}
+
+async fn take<F>(
+    here: &Rc<Here>,
+    accepted: io::Result<(TcpStream, SocketAddr)>,
+    story: impl Fn(Rc<Here>, TcpStream) -> F,
+) where
+    F: Future<Output = ()> + 'static,
+{
+    match accepted {
+        Ok((stream, _)) => {
+            if let Err(error) = socket::set_nodelay(&stream).and_then(|()| socket::set_keepalive(&stream)) {
+                tracing::debug!(pod = %here.pod.uid(), %error, "the peer left at once");
+            }
+            let (alive, story) = (here.worker.enter(), story(here.clone(), stream));
+            tokio::task::spawn_local(async move {
+                story.await;
+                drop(alive);
+            });
+        }
+        Err(error)
+            if matches!(error.raw_os_error(), Some(libc_errno::EMFILE | libc_errno::ENFILE | libc_errno::ENOMEM)) =>
+        {
+            tracing::warn!(%error, "out of descriptors or memory: new connections wait");
+            sleep(EXHAUSTED).await;
+        }
+        // The connection died in the queue: the next one may be fine.
+        Err(error) => tracing::debug!(pod = %here.pod.uid(), %error, "accept failed"),
+    }
+}
+
+/// The output of a future that is ready now.
+async fn ready<T>(future: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        biased;
+        value = future => Some(value),
+        () = std::future::ready(()) => None,
+    }
+}
+
+/// Numbers of Linux' errno(3) that mean "later".
+mod libc_errno {
+    pub(super) const ENOMEM: i32 = 12;
+    pub(super) const ENFILE: i32 = 23;
+    pub(super) const EMFILE: i32 = 24;
+}
