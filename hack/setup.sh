@@ -25,19 +25,13 @@ if [ ${#missing[@]} -gt 0 ]; then
     say "installing Debian packages: ${missing[*]}"
     export DEBIAN_FRONTEND=noninteractive
     # The servers among them must not start by themselves: the lab starts its own.
-    printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d.culvert && chmod +x /usr/sbin/policy-rc.d.culvert
-    [ -e /usr/sbin/policy-rc.d ] || { ln -s policy-rc.d.culvert /usr/sbin/policy-rc.d; trap 'rm -f /usr/sbin/policy-rc.d' EXIT; }
+    if [ ! -e /usr/sbin/policy-rc.d ]; then
+        printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
+        chmod +x /usr/sbin/policy-rc.d
+        trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+    fi
     apt-get update -q >/dev/null || die "apt-get update failed; is a Debian mirror configured?"
     apt-get install -y -q --no-install-recommends "${missing[@]}" >/dev/null ||
         die "could not install ${missing[*]}; install them by hand and run this again"
 fi
 
-# The OTLP collector, from PyPI, into the cache.
-rotel_version=$(cat hack/rotel.version)
-rotel=$CULVERT_CACHE/rotel-$rotel_version
-if [ ! -x "$rotel/bin/rotel" ] && [ -z "$(find "$rotel" -name 'rotel*' -type f -perm -u+x 2>/dev/null | head -1)" ]; then
-    say "installing the OTLP collector rotel $rotel_version"
-    rm -rf "$rotel" && mkdir -p "$CULVERT_CACHE"
-    { python3 -m venv "$rotel" && "$rotel/bin/pip" install -q "rotel==$rotel_version"; } ||
-        { rm -rf "$rotel"; die "could not install rotel $rotel_version from PyPI; is a PyPI index reachable?"; }
-fi

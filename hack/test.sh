@@ -14,5 +14,6 @@ part "formatting" cargo fmt --all --check
 part "build of programs and tests" cargo test --workspace --locked --no-run
 part "unit tests" cargo test --workspace --locked --exclude e2e-lab --exclude redirect-loader --exclude lab
 part "kernel programs (root)" cargo test --locked -p redirect-loader -- --test-threads=1
+part "the OpenTelemetry collector" target/debug/culvert lab setup
 part "lab (root)" cargo test --locked -p lab -p e2e-lab -- --test-threads=1
 current=

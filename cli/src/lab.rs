@@ -104,7 +104,7 @@ pub(crate) fn run(command: LabCommand) -> ExitCode {
         Verb::Up { file } => up(name, &file),
     };
     done.unwrap_or_else(|error| {
-        eprintln!("culvert lab: {error:#}");
+        eprintln!("culvert lab: {error}");
         ExitCode::FAILURE
     })
 }

@@ -28,6 +28,13 @@ enum Verb {
 
 #[derive(Subcommand)]
 enum Kind {
+    /// Make every packet of a node late, both ways.
+    Delay {
+        /// The node.
+        node: String,
+        /// One way, as in 20ms.
+        by: document::Span,
+    },
     /// Lose a share of the packets on the wire.
     Drop {
         /// As in 5% or 0.5%.
@@ -72,6 +79,7 @@ pub(crate) fn run(lab: &Lab, command: FaultCommand) -> anyhow::Result<()> {
 
 fn fault(kind: Kind) -> anyhow::Result<Fault> {
     Ok(match kind {
+        Kind::Delay { node, by } => Fault::Delay { node, by: by.0 },
         Kind::Drop { share, node } => Fault::Drop { per_mille: per_mille(&share)?, node },
         Kind::ExpireCert => Fault::ExpireCert,
         Kind::Kill { process, restart } => Fault::Kill { process, restart },

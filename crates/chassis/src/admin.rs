@@ -1,11 +1,13 @@
 //! The admin, metrics and readiness servers: HTTP/1 on ports of their own, with routes that programs register.
 
 mod builtin;
+mod flows;
 mod message;
 mod router;
 mod serve;
 
 pub use builtin::{admin_routes, metrics_routes, readiness_routes};
+pub use flows::flow_routes;
 pub use message::{Body, Query, Reply, Request};
 pub use router::{Handler, Router};
 pub use serve::{BindError, Server};

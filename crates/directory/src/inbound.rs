@@ -5,10 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::sync::Arc;
 
+use mesh::Outcome;
 use mesh::addr::{NetworkAddress, canonical, canonical_socket};
 use mesh::service::Service;
 use mesh::workload::{AppTunnelProtocol, Workload};
-use mesh::Outcome;
 
 use crate::PROXY_PORTS;
 use crate::snapshot::Snapshot;

@@ -13,6 +13,8 @@ use mesh::service::{Service, Visibility};
 use mesh::workload::{NetworkMode, TunnelProtocol, Workload};
 
 type Text = Arc<str>;
+/// Namespace, name and service account of a workload.
+type Name = (Text, Text, Text);
 
 /// What discovery said, at one moment.
 ///
@@ -23,8 +25,7 @@ pub struct Snapshot {
     workloads: OrdMap<Text, Arc<Workload>>,
     /// Winner first (see [`Rank`]).
     by_address: OrdMap<(NetworkAddress, Rank, Text), Arc<Workload>>,
-    /// Namespace, name, service account.
-    by_name: OrdMap<((Text, Text, Text), Rank, Text), Arc<Workload>>,
+    by_name: OrdMap<(Name, Rank, Text), Arc<Workload>>,
     /// Service key and uid; the service need not be there.
     endpoints: OrdMap<(Text, Text), Arc<Workload>>,
     services: OrdMap<Text, Arc<Service>>,
@@ -236,6 +237,6 @@ fn addresses(workload: &Workload) -> impl Iterator<Item = NetworkAddress> {
     ips.map(|ip| NetworkAddress::new(workload.network.clone(), *ip))
 }
 
-fn name_of(workload: &Workload) -> (Text, Text, Text) {
+fn name_of(workload: &Workload) -> Name {
     (workload.namespace.clone(), workload.name.clone(), workload.service_account.clone())
 }

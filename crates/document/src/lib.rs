@@ -82,7 +82,14 @@ pub fn parse<T: DeserializeOwned + JsonSchema + Check>(file: &str, text: &str) -
 pub fn load<T: DeserializeOwned + JsonSchema + Check>(path: &Path) -> Result<T, Mistakes> {
     let name = path.display().to_string();
     let fail = |line, column, what: String, remedy: &str| {
-        Mistakes(vec![Mistake { file: name.clone(), line, column, field: String::new(), what, remedy: remedy.to_owned() }])
+        Mistakes(vec![Mistake {
+            file: name.clone(),
+            line,
+            column,
+            field: String::new(),
+            what,
+            remedy: remedy.to_owned(),
+        }])
     };
     let mut bytes = Vec::new();
     let read = File::open(path).and_then(|f| f.take(MAX_BYTES + 1).read_to_end(&mut bytes));

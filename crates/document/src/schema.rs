@@ -73,12 +73,17 @@ impl<'a> Explainer<'a> {
                 let options: Vec<Value> = options.as_array().cloned().unwrap_or_default();
                 self.not_one_of(place, &options, &BTreeSet::new());
             }
-            Kind::Constant { expected_value } => self.not_one_of(place, std::slice::from_ref(&**expected_value), &BTreeSet::new()),
+            Kind::Constant { expected_value } => {
+                self.not_one_of(place, std::slice::from_ref(&**expected_value), &BTreeSet::new())
+            }
             Kind::Type { kind } => {
                 let wants = wanted(kind);
                 self.wrong_type(place, &wants, self.sibling(error, "examples"));
             }
-            Kind::Minimum { .. } | Kind::Maximum { .. } | Kind::ExclusiveMinimum { .. } | Kind::ExclusiveMaximum { .. } => {
+            Kind::Minimum { .. }
+            | Kind::Maximum { .. }
+            | Kind::ExclusiveMinimum { .. }
+            | Kind::ExclusiveMaximum { .. } => {
                 self.out_of_range(error);
             }
             _ => {
@@ -111,7 +116,8 @@ impl<'a> Explainer<'a> {
         let known: Vec<String> = properties.map(|p| p.keys().cloned().collect()).unwrap_or_default();
         let patterns = self.sibling(error, "patternProperties").is_some();
         // A key that is there already is not what was meant.
-        let absent = known.iter().map(String::as_str).filter(|k| self.value.pointer(&pointer::join(place, k)).is_none());
+        let absent =
+            known.iter().map(String::as_str).filter(|k| self.value.pointer(&pointer::join(place, k)).is_none());
         let guess = nearest(key, absent).map(str::to_owned);
         let remedy = match &guess {
             Some(guess) => format!("did you mean {guess:?}?"),
@@ -138,7 +144,11 @@ impl<'a> Explainer<'a> {
         let mut texts: Vec<String> = options.iter().map(plain).collect();
         texts.dedup();
         let got = self.got(place);
-        let guess = self.value.pointer(place).and_then(Value::as_str).and_then(|g| nearest(g, texts.iter().map(String::as_str)));
+        let guess = self
+            .value
+            .pointer(place)
+            .and_then(Value::as_str)
+            .and_then(|g| nearest(g, texts.iter().map(String::as_str)));
         let all = listed(texts.iter().map(String::as_str));
         let mut remedy = match (guess, texts.len()) {
             (_, 1) => format!("write {all}"),
@@ -157,7 +167,8 @@ impl<'a> Explainer<'a> {
         let text = wants.contains("text");
         let inner = value.as_str().unwrap_or_default();
         let number = inner.parse::<f64>().is_ok() && wants.iter().any(|w| w.ends_with("number"));
-        let examples: Vec<&str> = examples.and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
+        let examples: Vec<&str> =
+            examples.and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
         let remedy = if !examples.is_empty() {
             format!("write it like {}", examples.join(" or "))
         } else if value.is_null() {
@@ -259,7 +270,8 @@ impl<'a> Explainer<'a> {
             None if map.is_empty() => (place.to_owned(), "an empty map".to_owned(), None),
             None => (place.to_owned(), "several keys where one is wanted".to_owned(), None),
         };
-        let remedy = guess.map_or_else(|| format!("use one of: {all}"), |g| format!("did you mean {g:?}? Use one of: {all}"));
+        let remedy =
+            guess.map_or_else(|| format!("use one of: {all}"), |g| format!("did you mean {g:?}? Use one of: {all}"));
         self.add(Wrong { pointer, at_key: stranger.is_some(), what, remedy });
     }
 }

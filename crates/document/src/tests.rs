@@ -148,22 +148,46 @@ fn each_shape_mistake_names_its_remedy() {
     for (text, want) in [
         ("mode: direct", r#"1:1: "name" is missing; add `name: <text>`"#),
         ("name: 1.10", r#"1:7: name: wants text, got 1.10; quote it: "1.10""#),
-        ("name: yes\npods: 3", "2:7: pods: wants a list, got 3; write a list: each item on a line of its own after `- `"),
+        (
+            "name: yes\npods: 3",
+            "2:7: pods: wants a list, got 3; write a list: each item on a line of its own after `- `",
+        ),
         ("name:", "1:5: name: wants text, got nothing; give it a value, or remove the key"),
-        ("name: a\ncolour: red", "2:1: colour: unknown key \"colour\"; known keys: matcher, mode, name, pods, source, timeout"),
+        (
+            "name: a\ncolour: red",
+            "2:1: colour: unknown key \"colour\"; known keys: matcher, mode, name, pods, source, timeout",
+        ),
         ("name: a\ntimeout: 5", "2:10: timeout: wants text, got 5; write it like 250ms or 5s or 1h"),
         (
             "name: a\npods: [{address: ::1, port: 1, hostNetwork: yes}]",
             r#"2:45: pods[0].hostNetwork: wants true or false, got "yes"; write true"#,
         ),
-        ("name: a\npods: [{address: ::1, port: 1, ports: {http: 80}}]", "2:40: pods[0].ports.http: unknown key \"http\"; the keys here are whole numbers"),
-        ("name: a\npods: [{address: ::1, port: 1, ports: {99999: 80}}]", "2:40: pods[0].ports.99999: invalid value: integer `99999`, expected u16; write a value of the form that the field wants"),
-        ("name: a\nmatcher: {Exakt: x}", "2:11: matcher.Exakt: unknown key \"Exakt\"; did you mean \"Exact\"? Use one of: Exact, Prefix"),
+        (
+            "name: a\npods: [{address: ::1, port: 1, ports: {http: 80}}]",
+            "2:40: pods[0].ports.http: unknown key \"http\"; the keys here are whole numbers",
+        ),
+        (
+            "name: a\npods: [{address: ::1, port: 1, ports: {99999: 80}}]",
+            "2:40: pods[0].ports.99999: invalid value: integer `99999`, expected u16; write a value of the form that the field wants",
+        ),
+        (
+            "name: a\nmatcher: {Exakt: x}",
+            "2:11: matcher.Exakt: unknown key \"Exakt\"; did you mean \"Exact\"? Use one of: Exact, Prefix",
+        ),
         ("name: a\nmatcher: {Exact: 5}", r#"2:18: matcher.Exact: wants text, got 5; quote it: "5""#),
-        ("name: a\nmatcher: Anny", r#"2:10: matcher: "Anny" is not allowed here; write Any, or a map with one of: Exact, Prefix"#),
-        ("name: a\nmatcher: {Exact: x, Prefix: y}", "2:10: matcher: several keys where one is wanted; use one of: Exact, Prefix"),
+        (
+            "name: a\nmatcher: Anny",
+            r#"2:10: matcher: "Anny" is not allowed here; write Any, or a map with one of: Exact, Prefix"#,
+        ),
+        (
+            "name: a\nmatcher: {Exact: x, Prefix: y}",
+            "2:10: matcher: several keys where one is wanted; use one of: Exact, Prefix",
+        ),
         ("name: a\nsource: {kind: ftp}", r#"2:16: source.kind: "ftp" is not allowed here; use one of: file, url"#),
-        ("name: a\nsource: {kind: url, url: u, retries: 300}", "2:38: source.retries: 300 is out of range; use 0 to 255"),
+        (
+            "name: a\nsource: {kind: url, url: u, retries: 300}",
+            "2:38: source.retries: 300 is out of range; use 0 to 255",
+        ),
         ("name: a\nsource: {kind: file, pth: x}", "2:22: source.pth: unknown key \"pth\"; did you mean \"path\"?"),
         ("- a", "1:1: wants a map, got a list; write `key: value` lines below it"),
         ("name: a\ntimeout: .inf", "2:10: timeout: .inf is not a finite number; quote it if a text is meant"),
@@ -184,9 +208,15 @@ fn what_makes_yaml_hard_to_read_is_refused() {
         ("---\n", "1:1: the document is empty; write at least {} to take every default"),
         ("name: a\n---\nname: b\n", "2:1: a second document starts here; one file holds one document; split the file"),
         ("name: &x a\n", "1:7: name: anchors (&name) are not supported; write the value out where it is needed"),
-        ("name: !!str 5\n", "1:7: name: tags (!name) are not supported; leave the tag out; quote the value if a text is meant"),
+        (
+            "name: !!str 5\n",
+            "1:7: name: tags (!name) are not supported; leave the tag out; quote the value if a text is meant",
+        ),
         ("name: a\n[x]: 5\n", "2:1: a key must be plain text; write the key as one word or a quoted text"),
-        ("name: 99999999999999999999999\n", "1:7: name: 99999999999999999999999 is a number too large for 64 bits; quote it if a text is meant"),
+        (
+            "name: 99999999999999999999999\n",
+            "1:7: name: 99999999999999999999999 is a number too large for 64 bits; quote it if a text is meant",
+        ),
         ("name: a\nname: b\n", "2:1: name: \"name\" is given twice, first on line 1; keep one of them"),
     ] {
         let got = lines(text);

@@ -90,7 +90,7 @@ impl fmt::Display for Span {
         if millis == 0 {
             return f.write_str("0s");
         }
-        let fits = TIME_UNITS.iter().find(|(_, size)| millis % u128::from(*size) == 0);
+        let fits = TIME_UNITS.iter().find(|(_, size)| millis.is_multiple_of(u128::from(*size)));
         let (name, size) = fits.copied().unwrap_or(("ms", 1));
         write!(f, "{}{name}", millis / u128::from(size))
     }
@@ -132,7 +132,7 @@ impl FromStr for Size {
 
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let fits = SIZE_UNITS.iter().find(|(_, size)| self.0 != 0 && self.0 % size == 0);
+        let fits = SIZE_UNITS.iter().find(|(_, size)| self.0 != 0 && self.0.is_multiple_of(*size));
         let (name, size) = fits.copied().unwrap_or(("B", 1));
         write!(f, "{}{name}", self.0 / size)
     }

@@ -83,11 +83,12 @@ pub(crate) fn build(text: &str) -> Built {
             }
             Err(e) => {
                 let at = At { line: e.marker().line().max(1), column: e.marker().col() + 1 };
-                let remedy = if text.lines().nth(at.line - 1).is_some_and(|l| l.trim_start_matches(' ').starts_with('\t')) {
-                    "indent with spaces, YAML allows no tabs there"
-                } else {
-                    "mend this first; nothing after it could be read"
-                };
+                let remedy =
+                    if text.lines().nth(at.line - 1).is_some_and(|l| l.trim_start_matches(' ').starts_with('\t')) {
+                        "indent with spaces, YAML allows no tabs there"
+                    } else {
+                        "mend this first; nothing after it could be read"
+                    };
                 builder.say(at, format!("not YAML: {}", e.info()), remedy);
                 builder.root = None;
                 return builder.finish();
@@ -145,7 +146,11 @@ impl Builder {
             Event::DocumentStart(_) => {
                 self.documents += 1;
                 if self.documents > 1 {
-                    self.say(at, "a second document starts here".to_owned(), "one file holds one document; split the file");
+                    self.say(
+                        at,
+                        "a second document starts here".to_owned(),
+                        "one file holds one document; split the file",
+                    );
                     return false;
                 }
             }
@@ -251,7 +256,11 @@ impl Builder {
             self.say(at, "anchors (&name) are not supported".to_owned(), "write the value out where it is needed");
         }
         if tagged {
-            self.say(at, "tags (!name) are not supported".to_owned(), "leave the tag out; quote the value if a text is meant");
+            self.say(
+                at,
+                "tags (!name) are not supported".to_owned(),
+                "leave the tag out; quote the value if a text is meant",
+            );
             self.poison();
         }
     }
@@ -312,12 +321,14 @@ fn resolve(raw: &str) -> Result<Data, &'static str> {
         _ => {}
     }
     let unsigned = raw.strip_prefix(['+', '-']).unwrap_or(raw);
-    if matches!(raw.trim_start_matches(['+', '-']), ".inf" | ".Inf" | ".INF") || matches!(raw, ".nan" | ".NaN" | ".NAN") {
+    if matches!(raw.trim_start_matches(['+', '-']), ".inf" | ".Inf" | ".INF") || matches!(raw, ".nan" | ".NaN" | ".NAN")
+    {
         return Err("not a finite number");
     }
     let too_large = "a number too large for 64 bits";
     for (prefix, radix) in [("0x", 16), ("0o", 8)] {
-        if let Some(digits) = raw.strip_prefix(prefix).filter(|d| !d.is_empty() && d.chars().all(|c| c.is_digit(radix))) {
+        if let Some(digits) = raw.strip_prefix(prefix).filter(|d| !d.is_empty() && d.chars().all(|c| c.is_digit(radix)))
+        {
             return u64::from_str_radix(digits, radix).map(|n| Data::Number(n.into())).map_err(|_| too_large);
         }
     }

@@ -61,7 +61,8 @@ impl Watcher {
                 Some(parent) if !parent.as_os_str().is_empty() => parent,
                 _ => Path::new("."),
             };
-            let flags = WatchFlags::CLOSE_WRITE | WatchFlags::MOVED_TO | WatchFlags::DELETE_SELF | WatchFlags::MOVE_SELF;
+            let flags =
+                WatchFlags::CLOSE_WRITE | WatchFlags::MOVED_TO | WatchFlags::DELETE_SELF | WatchFlags::MOVE_SELF;
             match inotify::add_watch(self.inotify.get_ref(), folder, flags | WatchFlags::ONLYDIR) {
                 Ok(_) => {}
                 // What the link led to vanished in between; the event of the link itself comes.

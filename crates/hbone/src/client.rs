@@ -231,21 +231,23 @@ where
             me.end();
             return Poll::Ready(Ok(()));
         }
-        match me.pulse.poll(cx, link.active() > 0) {
-            Beat::Fine => {}
-            Beat::Idle => me.shared.retire(),
-            Beat::Dead => {
-                me.end();
-                return Poll::Ready(Err(ConnectionError::PingTimeout));
-            }
-        }
+        // Bytes before the clock: after a pause of this process an acknowledgement may lie there unread.
         let done = Pin::new(&mut me.connection).poll(cx);
         if done.is_ready() {
             me.end();
-        } else if !me.shared.is_usable() {
-            me.shared.retire();
+            return done.map_err(ConnectionError::from);
         }
-        done.map_err(ConnectionError::from)
+        match me.pulse.poll(cx, link.active() > 0) {
+            Beat::Fine => Poll::Pending,
+            Beat::Idle => {
+                me.shared.retire();
+                Poll::Pending
+            }
+            Beat::Dead => {
+                me.end();
+                Poll::Ready(Err(ConnectionError::PingTimeout))
+            }
+        }
     }
 }
 

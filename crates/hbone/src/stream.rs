@@ -85,7 +85,6 @@ impl RecvHalf {
                 // Legal padding of the wire, but a relay would take it for nothing to do.
                 Some(Ok(bytes)) if bytes.is_empty() => {}
                 Some(Ok(bytes)) => {
-                    self.release(bytes.len());
                     self.seat.count(bytes.len());
                     return Poll::Ready(Ok(Some(bytes)));
                 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::delay;
 use crate::error::LabError;
 use crate::lab::Lab;
 use crate::links::port_name;
@@ -21,6 +22,13 @@ const TABLE: &str = "culvert_lab";
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "camelCase")]
 pub enum Fault {
+    /// Every packet of a node is late, both ways.
+    Delay {
+        /// The node.
+        node: String,
+        /// One way.
+        by: Duration,
+    },
     /// A share of the packets on the wire is lost.
     Drop {
         /// Of a thousand.
@@ -50,6 +58,7 @@ pub enum Fault {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Delay { node, by } => write!(f, "packets of {node} are {by:?} late each way"),
             Self::Drop { per_mille, node: None } => write!(f, "drop {per_mille}‰ of all packets on the wire"),
             Self::Drop { per_mille, node: Some(node) } => write!(f, "drop {per_mille}‰ of the packets of {node}"),
             Self::ExpireCert => f.write_str("authority stopped: certificates run out"),
@@ -79,13 +88,13 @@ impl Lab {
         let _lock = self.lock()?;
         let mut faults = self.faults();
         let id = faults.iter().map(|f| f.id).max().unwrap_or(0) + 1;
+        self.check_fault(&faults, &fault)?;
         faults.push(FaultEntry { id, fault: fault.clone() });
         self.apply_packet_faults(&faults)?;
-        match &fault {
-            Fault::ExpireCert => self.stop("ca", Duration::from_secs(2))?,
-            Fault::Kill { process, restart: true } => self.restart(process)?,
-            Fault::Kill { process, restart: false } => self.kill(process)?,
-            Fault::Drop { .. } | Fault::Partition { .. } => {}
+        if let Err(error) = self.bring_about(&fault) {
+            // The rules are those of the faults that are on.
+            self.apply_packet_faults(&self.faults())?;
+            return Err(error);
         }
         // A process that runs again is no fault that is on.
         faults.retain(|f| !matches!(f.fault, Fault::Kill { restart: true, .. }));
@@ -118,6 +127,7 @@ impl Lab {
         self.apply_packet_faults(&stay)?;
         for entry in &gone {
             match &entry.fault {
+                Fault::Delay { node, .. } => delay::take_out(self, node, self.place_on_wire(node)?)?,
                 Fault::ExpireCert => self.restart("ca")?,
                 Fault::Kill { process, .. } => self.restart(process)?,
                 Fault::Drop { .. } | Fault::Partition { .. } => {}
@@ -133,6 +143,34 @@ impl Lab {
         Ok(())
     }
 
+    fn bring_about(&self, fault: &Fault) -> Result<(), LabError> {
+        match fault {
+            Fault::Delay { node, by } => delay::insert(self, node, self.place_on_wire(node)?, *by),
+            Fault::ExpireCert => self.stop("ca", Duration::from_secs(2)),
+            Fault::Kill { process, restart: true } => self.restart(process),
+            Fault::Kill { process, restart: false } => self.kill(process),
+            Fault::Drop { .. } | Fault::Partition { .. } => Ok(()),
+        }
+    }
+
+    fn check_fault(&self, on: &[FaultEntry], new: &Fault) -> Result<(), LabError> {
+        let delayed = |name: &String| on.iter().any(|f| matches!(&f.fault, Fault::Delay { node, .. } if node == name));
+        match new {
+            Fault::Delay { node, .. } if delayed(node) => {
+                Err(LabError::Unfit(format!("{node} has a slow wire already; clear that fault first")))
+            }
+            Fault::Delay { node, .. } => self.place_on_wire(node).map(drop),
+            Fault::Drop { per_mille, .. } if !(1..=1000).contains(per_mille) => {
+                Err(LabError::Unfit(format!("{per_mille} of a thousand is no share; use 1 to 1000")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn place_on_wire(&self, node: &str) -> Result<usize, LabError> {
+        Ok(usize::from(self.plan().node(node)?.index) - 1)
+    }
+
     // The whole table is replaced in one transaction, so that rules and list never disagree.
     fn apply_packet_faults(&self, faults: &[FaultEntry]) -> Result<(), LabError> {
         let rules = ruleset(&self.plan(), faults)?;
@@ -141,8 +179,11 @@ impl Lab {
 }
 
 fn ruleset(plan: &Plan, faults: &[FaultEntry]) -> Result<String, LabError> {
+    // The port that stands for a node on the bridge.
+    let delayed = |name: &str| faults.iter().any(|f| matches!(&f.fault, Fault::Delay { node, .. } if node == name));
+    let name_of = |at: usize, node: &str| if delayed(node) { delay::far(at) } else { port_name(at, node) };
     let ports: BTreeMap<&str, String> =
-        plan.nodes.iter().enumerate().map(|(at, n)| (n.name.as_str(), port_name(at, &n.name))).collect();
+        plan.nodes.iter().enumerate().map(|(at, n)| (n.name.as_str(), name_of(at, &n.name))).collect();
     let port = |name: &str| plan.node(name).map(|n| ports.get(n.name.as_str()).cloned().unwrap_or_default());
     let mut rules = Vec::new();
     for entry in faults {
@@ -163,7 +204,7 @@ fn ruleset(plan: &Plan, faults: &[FaultEntry]) -> Result<String, LabError> {
                 rules.push(format!("iifname \"{one}\" oifname \"{other}\" counter drop"));
                 rules.push(format!("iifname \"{other}\" oifname \"{one}\" counter drop"));
             }
-            Fault::ExpireCert | Fault::Kill { .. } => {}
+            Fault::Delay { .. } | Fault::ExpireCert | Fault::Kill { .. } => {}
         }
     }
     // Adding first makes the deletion right also when it was not there.
@@ -178,5 +219,8 @@ fn ruleset(plan: &Plan, faults: &[FaultEntry]) -> Result<String, LabError> {
 }
 
 fn dropping(scope: &str, per_mille: u16) -> String {
+    if per_mille >= 1000 {
+        return format!("{scope}counter drop");
+    }
     format!("{scope}numgen random mod 1000 < {per_mille} counter drop")
 }

@@ -14,6 +14,7 @@ use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_bind, mount_chang
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 use serde::{Deserialize, Serialize};
 
+use crate::delay;
 use crate::error::{Doing, LabError};
 use crate::netns::fresh_namespace;
 use crate::paths::LABS;
@@ -29,7 +30,7 @@ pub(crate) struct Enter {
     pub(crate) cgroup: PathBuf,
     /// Handle of the network namespace.
     pub(crate) netns: PathBuf,
-    /// Files and folders that lie over others: (ours, theirs). Makes a mount namespace in which labs are not seen.
+    /// Files and folders that lie over others: (ours, theirs). Makes a mount namespace, without the mounts of labs.
     pub(crate) binds: Vec<(PathBuf, PathBuf)>,
     /// Where it starts.
     pub(crate) folder: PathBuf,
@@ -54,6 +55,9 @@ pub fn run_helper(mut args: impl Iterator<Item = OsString>) -> ExitCode {
     if let Err(error) = enter.go() {
         eprintln!("culvert {HELPER}: {error}");
         return ExitCode::from(CANNOT_RUN);
+    }
+    if program == delay::PROGRAM {
+        return delay::run(args);
     }
     let mut command = Command::new(&program);
     command.args(args);

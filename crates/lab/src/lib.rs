@@ -20,6 +20,7 @@ mod cgroup;
 mod collector;
 mod command;
 mod config;
+mod delay;
 mod down;
 mod error;
 mod fault;

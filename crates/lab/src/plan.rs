@@ -60,7 +60,6 @@ impl NodePlan {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PodPlan {
     /// As the document says.
-    #[serde(flatten)]
     pub pod: Pod,
     /// Key in discovery: `Kubernetes//Pod/<namespace>/<name>`.
     pub uid: String,
@@ -76,7 +75,6 @@ pub struct PodPlan {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ServicePlan {
     /// As the document says.
-    #[serde(flatten)]
     pub service: Service,
     /// IPv4, then IPv6; empty when headless.
     pub vips: Vec<IpAddr>,

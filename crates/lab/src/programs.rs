@@ -20,7 +20,7 @@ use crate::wait::{self, READY};
 use crate::{admin, collector};
 
 /// Where a node's agent answers, in the node's namespace.
-pub(crate) const AGENT_ADMIN: &str = "127.0.0.1:15000";
+pub(crate) const AGENT_ADMIN: &str = "127.0.0.1:15010";
 /// Where a ztunnel answers, in its own namespace.
 pub(crate) const ZTUNNEL_ADMIN: &str = "127.0.0.1:15000";
 const ZTUNNEL_READY: &str = "127.0.0.1:15021";
@@ -55,7 +55,7 @@ pub(crate) fn raise(lab: &Lab, plan: &Plan) -> Result<(), LabError> {
     let mut agents = Vec::new();
     for node in &plan.nodes {
         lab.step(&format!("{}: node agent and ztunnel", node.name))?;
-        agents.push((node, start_agent(lab, node)?));
+        agents.push((node, start_agent(lab, plan, node)?));
     }
     until_authority_ready(lab, plan, &ca)?;
     for (node, record) in &agents {
@@ -84,8 +84,8 @@ fn until_authority_ready(lab: &Lab, plan: &Plan, ca: &Record) -> Result<(), LabE
     wait::until_listening(ca, &lab.paths.netns("infra"), &ips, CA_PORT)
 }
 
-fn start_agent(lab: &Lab, node: &NodePlan) -> Result<Record, LabError> {
-    config::agent::config(&lab.paths, &lab.tree.node(&node.name), node)?;
+fn start_agent(lab: &Lab, plan: &Plan, node: &NodePlan) -> Result<Record, LabError> {
+    config::agent::config(&lab.paths, &lab.tree.node(&node.name), plan, node)?;
     let enter = in_host(lab, lab.tree.agent(&node.name), &lab.paths.netns(&node.name));
     start_program(lab, &format!("{}/agent", node.name), AGENT, &lab.paths.agent_config(&node.name), enter)
 }
@@ -172,10 +172,14 @@ pub(crate) const CAPTURED: &str = "captured";
 
 /// What a node's agent says of its pods: state by uid.
 pub(crate) fn captured_pods(lab: &Lab, node: &str) -> Result<BTreeMap<String, String>, LabError> {
-    let answer = lab.agent_admin(node, "/pods")?.json()?;
+    let answer = lab.agent_admin(node, "/status")?.json()?;
     let pods = answer.get("pods").and_then(|p| p.as_array()).cloned().unwrap_or_default();
     let text = |v: &serde_json::Value, key: &str| v.get(key).and_then(|t| t.as_str()).unwrap_or_default().to_owned();
-    Ok(pods.iter().map(|p| (text(p, "uid"), text(p, "state"))).collect())
+    let phase = |p: &serde_json::Value| match text(p, "error") {
+        error if error.is_empty() => text(p, "state"),
+        error => format!("{}: {error}", text(p, "state")),
+    };
+    Ok(pods.iter().map(|p| (text(p, "uid"), phase(p))).collect())
 }
 
 /// Where ztunnels send spans to.

@@ -14,6 +14,8 @@ pub(crate) const MAX_NODES: usize = 200;
 const MAX_SERVICES: usize = 60_000;
 // The longest path that we make from it, the ZDS socket, must fit the 108 bytes of sockaddr_un.
 const MAX_LAB_NAME: usize = 24;
+// A uid (plan.rs) has at most 64 bytes at the node agent; "Kubernetes//Pod/" and a slash take 17.
+const MAX_POD_AND_NAMESPACE: usize = 47;
 // RFC 1123 label.
 const MAX_LABEL: usize = 63;
 
@@ -62,6 +64,10 @@ impl Spec {
         if self.pods[..index].iter().any(|p| p.name == pod.name) {
             let what = format!("there is another pod {}", pod.name);
             report.at(&place).at("name").mistake(what, "give each pod a name of its own, also across namespaces");
+        }
+        if pod.name.len() + pod.namespace.len() > MAX_POD_AND_NAMESPACE {
+            let what = format!("{}/{} is too long for a pod's uid", pod.namespace, pod.name);
+            report.at(&place).at("name").mistake(what, format!("use at most {MAX_POD_AND_NAMESPACE} characters for both"));
         }
         if let Some(account) = &pod.service_account {
             label(report, &format!("{place}/serviceAccount"), account, MAX_LABEL);

@@ -13,6 +13,7 @@ pub mod netns;
 pub mod proxy_header;
 pub mod relay;
 pub mod socket;
+pub mod tap;
 
 mod sys;
 

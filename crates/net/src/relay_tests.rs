@@ -222,8 +222,9 @@ fn a_reset_is_noticed_while_the_other_end_is_slow() {
             let (mut fast, slow) = if side == Side::A { (a, b) } else { (b, a) };
             fill(&mut fast).await;
             abort(fast);
-            expect_reset(slow, "slow reader").await;
+            // Before the slow one reads a single byte.
             assert_eq!(relay.await.unwrap(), Ended::ResetBy(side), "{how:?}");
+            expect_reset(slow, "slow reader").await;
         }
     });
 }

@@ -20,6 +20,13 @@ fn to(to: SocketAddr) -> ConnectOptions {
     ConnectOptions { to, source: None, mark: None, timeout: SOON }
 }
 
+/// A connection and its other end; a failure to connect shows at once and not as a wait for ever.
+async fn meet(netns: Option<&NetNs>, options: &ConnectOptions, listener: &TcpListener) -> (TcpStream, TcpStream) {
+    let client = connect(netns, options).await.unwrap();
+    let accepted = tokio::time::timeout(SOON, listener.accept()).await.expect("the connection arrives");
+    (client, accepted.unwrap().0)
+}
+
 /// A pod: its namespace has its addresses on `lo`, and the rules and routes of design.md 3.
 fn pod() -> Option<NetNs> {
     let pod = fresh()?;
@@ -59,8 +66,7 @@ async fn accepted_and_connected_sockets_have_the_options() {
     let listener = listen(&here(), &ListenOptions::plain("127.0.0.1:0".parse().unwrap())).unwrap();
     let listener = TcpListener::from_std(listener).unwrap();
     let options = to(listener.local_addr().unwrap());
-    let (client, server) = tokio::join!(connect(None, &options), listener.accept());
-    let (client, server) = (client.unwrap(), server.unwrap().0);
+    let (client, server) = meet(None, &options, &listener).await;
     for stream in [&client, &server] {
         let socket = SockRef::from(stream);
         assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
@@ -82,17 +88,15 @@ async fn one_listener_serves_both_families_with_canonical_addresses() {
     for ip in ["127.0.0.1", "::1"] {
         let dst = SocketAddr::new(ip.parse().unwrap(), port);
         let options = to(dst);
-        let (client, server) = tokio::join!(connect(None, &options), listener.accept());
-        let (client, server) = (client.unwrap(), server.unwrap().0);
+        let (client, server) = meet(None, &options, &listener).await;
         assert_eq!(original_dst(&server).unwrap().0, dst);
         assert_eq!(original_dst_conntrack(&server).unwrap().0, dst);
         assert_eq!(peer(&server).unwrap().0, client.local_addr().unwrap());
     }
     // An application may hand us a v4-mapped destination.
     let mapped = to(SocketAddr::new("::ffff:127.0.0.1".parse().unwrap(), port));
-    let (client, server) = tokio::join!(connect(None, &mapped), listener.accept());
-    client.unwrap();
-    assert!(peer(&server.unwrap().0).unwrap().ip().is_ipv4());
+    let (client, server) = meet(None, &mapped, &listener).await;
+    assert!(peer(&server).unwrap().ip().is_ipv4() && peer(&client).unwrap().ip().is_ipv4());
 }
 
 #[tokio::test]
@@ -102,9 +106,9 @@ async fn without_ipv6_the_listener_falls_back() {
     let listener = listen(&pod, &ListenOptions::capture("[::]:15001".parse().unwrap())).unwrap();
     let listener = TcpListener::from_std(listener).unwrap();
     let options = to("127.0.0.1:15001".parse().unwrap());
-    let (client, server) = tokio::join!(connect(Some(&pod), &options), listener.accept());
-    client.unwrap();
-    assert_eq!(original_dst(&server.unwrap().0).unwrap().0, options.to);
+    let (client, server) = meet(Some(&pod), &options, &listener).await;
+    assert_eq!(original_dst(&server).unwrap().0, options.to);
+    assert_eq!(peer(&client).unwrap().0, options.to);
 }
 
 #[test]
@@ -169,8 +173,7 @@ async fn the_application_sees_the_foreign_source() {
         let options =
             ConnectOptions { source: Some(source), mark: Some(mark::RETURN), ..to(app.local_addr().unwrap()) };
         for _ in 0..20 {
-            let (client, server) = tokio::join!(connect(Some(&pod), &options), app.accept());
-            let (mut client, mut server) = (client.unwrap(), server.unwrap().0);
+            let (mut client, mut server) = meet(Some(&pod), &options, &app).await;
             assert_eq!(peer(&server).unwrap().ip(), source);
             assert_eq!(SockRef::from(&server).mark().unwrap(), mark::RETURN);
             server.write_all(b"hello").await.unwrap();
@@ -194,8 +197,7 @@ async fn a_captured_connection_knows_where_it_wanted_to_go() {
     for (own, foreign) in [(POD4, FOREIGN4), (POD6, FOREIGN6)] {
         let dst = SocketAddr::new(foreign.parse().unwrap(), 8080);
         let app = ConnectOptions { mark: Some(mark::CAPTURE), ..to(dst) };
-        let (client, server) = tokio::join!(connect(Some(&pod), &app), proxy.accept());
-        let (client, server) = (client.unwrap(), server.unwrap().0);
+        let (client, server) = meet(Some(&pod), &app, &proxy).await;
         assert_eq!(original_dst(&server).unwrap().0, dst);
         assert_eq!(peer(&server).unwrap().ip(), own.parse::<IpAddr>().unwrap());
         assert_eq!(client.peer_addr().unwrap(), dst);

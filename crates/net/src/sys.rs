@@ -54,3 +54,18 @@ pub(crate) fn namespace_kind(fd: BorrowedFd<'_>) -> io::Result<c_int> {
     let kind = unsafe { libc::ioctl(fd.as_raw_fd(), NS_GET_NSTYPE) };
     if kind < 0 { Err(io::Error::last_os_error()) } else { Ok(kind) }
 }
+
+/// Attaches an open `/dev/net/tun` to the interface that `request`, a `struct ifreq`, describes.
+///
+/// # Errors
+/// Those of the request (EPERM, EBUSY when the name is taken).
+pub(crate) fn tun_set_iff(
+    file: &std::fs::File,
+    request: &mut [u8; libc::IFNAMSIZ + crate::tap::PADDING],
+) -> io::Result<()> {
+    // Why needed: TUNSETIFF has no wrapper among our dependencies.
+    // SAFETY: the request reads and writes one `struct ifreq`, 40 bytes on 64 bit, which is what `request` has; any bytes
+    // are valid in it. The descriptor is open for the length of the borrow.
+    let rc = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, request.as_mut_ptr()) };
+    if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

@@ -63,7 +63,7 @@ fn clause_holds(clause: &Clause, c: &Connection) -> bool {
             StringMatch::Exact(x) => **x == *t,
             StringMatch::Prefix(x) => t.get(..x.len()) == Some(x),
             StringMatch::Suffix(x) => t.len() >= x.len() && t.get(t.len() - x.len()..) == Some(x),
-            StringMatch::Presence => t != "",
+            StringMatch::Presence => !t.is_empty(),
         };
         let who = |v: &StringMatch| !id.is_empty() && text(v, principal);
         let acc = |v: &ServiceAccount| !id.is_empty() && (&*v.namespace, &*v.name) == (ns, sa);
@@ -71,12 +71,24 @@ fn clause_holds(clause: &Clause, c: &Connection) -> bool {
         let dst = |v: &Cidr| bits_of(v).is_some_and(|b| bits(c.destination_ip).starts_with(&b));
         let port = |v: &u16| format!("{v}") == format!("{}", c.destination_port);
         let mut kinds = Vec::new();
-        if !m.namespaces.is_empty() { kinds.push(m.namespaces.iter().any(|v| text(v, ns))) }
-        if !m.principals.is_empty() { kinds.push(m.principals.iter().any(who)) }
-        if !m.service_accounts.is_empty() { kinds.push(m.service_accounts.iter().any(acc)) }
-        if !m.source_ips.is_empty() { kinds.push(m.source_ips.iter().any(src)) }
-        if !m.destination_ips.is_empty() { kinds.push(m.destination_ips.iter().any(dst)) }
-        if !m.destination_ports.is_empty() { kinds.push(m.destination_ports.iter().any(port)) }
+        if !m.namespaces.is_empty() {
+            kinds.push(m.namespaces.iter().any(|v| text(v, ns)))
+        }
+        if !m.principals.is_empty() {
+            kinds.push(m.principals.iter().any(who))
+        }
+        if !m.service_accounts.is_empty() {
+            kinds.push(m.service_accounts.iter().any(acc))
+        }
+        if !m.source_ips.is_empty() {
+            kinds.push(m.source_ips.iter().any(src))
+        }
+        if !m.destination_ips.is_empty() {
+            kinds.push(m.destination_ips.iter().any(dst))
+        }
+        if !m.destination_ports.is_empty() {
+            kinds.push(m.destination_ports.iter().any(port))
+        }
         let unwanted = m.not_namespaces.iter().any(|v| text(v, ns))
             || m.not_principals.iter().any(who)
             || m.not_service_accounts.iter().any(acc)

@@ -232,7 +232,8 @@ fn the_nearest_miss_is_the_rule_that_lacks_least() {
     let port = |p| Match { destination_ports: vec![p], ..Match::default() };
     let who = |a: &str| principals(vec![exact(&format!("cluster.local/ns/shop/sa/{a}"))]);
     let far = policy("shop/a", Scope::Namespace, Action::Allow, vec![rule(vec![who("x"), port(1)])]);
-    let near = policy("shop/recommender", Scope::Namespace, Action::Allow, vec![rule(vec![port(8080), who("api-gateway")])]);
+    let near =
+        policy("shop/recommender", Scope::Namespace, Action::Allow, vec![rule(vec![port(8080), who("api-gateway")])]);
     let said = told(&judge(&set(vec![far.clone(), near]), &subject(&[]), &from("web")));
     assert_eq!(
         said,

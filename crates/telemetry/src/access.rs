@@ -8,7 +8,7 @@ use tracing::Level;
 
 use crate::facts::Facts;
 use crate::fields::{self, Fields, Json, Plain};
-use crate::logging::LogFormat;
+use crate::logging::{LogFormat, LogHandle, ScopeLevel};
 use crate::timestamp::Timestamp;
 use crate::writer::{Entry, LineWriter};
 
@@ -20,26 +20,19 @@ pub const TARGET: &str = "access";
 pub struct AccessLog {
     writer: LineWriter,
     format: LogFormat,
-    filter: Filter,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Filter {
-    /// Whatever the level of scope `access` is at the moment.
-    Tracing,
-    /// Everything.
-    All,
+    /// The level of scope `access` at the moment; `None` lets everything pass.
+    level: Option<ScopeLevel>,
 }
 
 impl AccessLog {
-    /// Lines that follow the level of scope `access` of the installed subscriber.
-    pub fn new(writer: LineWriter, format: LogFormat) -> Self {
-        Self { writer, format, filter: Filter::Tracing }
+    /// Lines in the stream and form of the program's log, which follow the level of scope `access` as it changes.
+    pub fn new(log: &LogHandle) -> Self {
+        Self { writer: log.writer(), format: log.format(), level: Some(log.scope_level(TARGET)) }
     }
 
-    /// Lines whatever the level is, for programs that install no subscriber.
+    /// Lines whatever the level is, for programs that install no log.
     pub fn unfiltered(writer: LineWriter, format: LogFormat) -> Self {
-        Self { writer, format, filter: Filter::All }
+        Self { writer, format, level: None }
     }
 
     /// The writer.
@@ -66,15 +59,7 @@ impl AccessLog {
     }
 
     fn wants(&self, level: Level) -> bool {
-        match self.filter {
-            Filter::All => true,
-            Filter::Tracing => match level {
-                Level::ERROR => tracing::enabled!(target: TARGET, Level::ERROR),
-                Level::WARN => tracing::enabled!(target: TARGET, Level::WARN),
-                Level::INFO => tracing::enabled!(target: TARGET, Level::INFO),
-                _ => tracing::enabled!(target: TARGET, Level::DEBUG),
-            },
-        }
+        self.level.as_ref().is_none_or(|scope| scope.enables(level))
     }
 }
 
@@ -106,13 +91,7 @@ enum Form<'a> {
     Json(&'a mut Json),
 }
 
-fn render(
-    time: SystemTime,
-    level: Level,
-    message: &str,
-    format: LogFormat,
-    fill: impl FnOnce(Form<'_>),
-) -> String {
+fn render(time: SystemTime, level: Level, message: &str, format: LogFormat, fill: impl FnOnce(Form<'_>)) -> String {
     let (time, level) = (Timestamp(time), level_name(level));
     match format {
         LogFormat::Plain => {

@@ -52,11 +52,8 @@ fn a_failure_is_an_error_with_text_policy_and_outcome() {
 
 #[test]
 fn an_early_failure_is_a_warning_with_addresses_only() {
-    let mut facts = crate::facts::Facts::new(
-        Direction::Inbound,
-        PeerAddr(address("10.1.0.1:1")),
-        address("[fd00::2]:15008"),
-    );
+    let mut facts =
+        crate::facts::Facts::new(Direction::Inbound, PeerAddr(address("10.1.0.1:1")), address("[fd00::2]:15008"));
     facts.started = std::time::UNIX_EPOCH;
     facts.outcome = Outcome::TlsFailed;
     facts.rare = Some(Box::new(Rare { error: Some("bad certificate".to_owned()), ..Rare::default() }));

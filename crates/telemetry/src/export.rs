@@ -1,7 +1,6 @@
 //! The exporter's thread: takes finished connections and spans from a bounded queue and sends them in batches.
 
 use std::fmt;
-use std::future::Future;
 use std::sync::{Arc, mpsc as std_mpsc};
 use std::time::Duration;
 
@@ -95,9 +94,7 @@ impl Exporter {
             if let Some(connect) = connector {
                 builder = builder.with_channel(connect());
             }
-            builder
-                .build()
-                .map_err(|e| TracingError::Exporter { endpoint: of.endpoint.clone(), reason: e.to_string() })
+            builder.build().map_err(|e| TracingError::Exporter { endpoint: of.endpoint.clone(), reason: e.to_string() })
         })
     }
 
@@ -108,12 +105,8 @@ impl Exporter {
     ) -> Result<Self, TracingError> {
         let (items, inbox) = mpsc::channel(config.queue.max(1));
         let (control, orders) = mpsc::unbounded_channel();
-        let queue = Queue {
-            items,
-            dropped: Counter::default(),
-            exported: Counter::default(),
-            failed: Counter::default(),
-        };
+        let queue =
+            Queue { items, dropped: Counter::default(), exported: Counter::default(), failed: Counter::default() };
         let (ready, wait) = std_mpsc::sync_channel(1);
         let (exported, failed) = (queue.exported.clone(), queue.failed.clone());
         let (config, resource) = (config.clone(), resource(config));
@@ -131,7 +124,7 @@ impl Exporter {
                 Err(error) => return drop(ready.send(Err(error))),
             };
             drop(ready.send(Ok(())));
-            let worker = Worker { exporter, config, inbox, exported, failed };
+            let worker = Worker { exporter, config, inbox, exported, failed, failing: false };
             runtime.block_on(worker.run(orders, resource));
         };
         std::thread::Builder::new().name("otlp".to_owned()).spawn(thread).map_err(TracingError::Thread)?;
@@ -168,6 +161,8 @@ struct Worker<E> {
     inbox: mpsc::Receiver<Item>,
     exported: Counter,
     failed: Counter,
+    /// Whether the last export failed: the log says so once, the counter always.
+    failing: bool,
 }
 
 impl<E: SpanExporter> Worker<E> {
@@ -183,7 +178,7 @@ impl<E: SpanExporter> Worker<E> {
                         self.flush(&mut batch, order).await;
                         due = None;
                     }
-                    // The handle is gone: nobody can ask for more.
+                    // The handle is gone: nobody can send or ask any more.
                     None => break,
                 },
                 n = self.inbox.recv_many(&mut batch, room) => {
@@ -206,16 +201,17 @@ impl<E: SpanExporter> Worker<E> {
     }
 
     async fn flush(&mut self, batch: &mut Vec<Item>, order: Flush) {
-        loop {
+        while Instant::now() < order.deadline {
             while batch.len() < self.config.batch {
                 match self.inbox.try_recv() {
                     Ok(item) => batch.push(item),
                     Err(_) => break,
                 }
             }
-            if batch.is_empty() || Instant::now() >= order.deadline {
+            if batch.is_empty() {
                 break;
             }
+            // Leaves the batch empty, so that the next fill has room.
             self.export(batch, Some(order.deadline)).await;
         }
         // Whoever asked may have stopped waiting.
@@ -223,31 +219,36 @@ impl<E: SpanExporter> Worker<E> {
     }
 
     /// Sends the batch; whatever happens it is empty afterwards, so that a dead collector holds no memory.
-    async fn export(&self, batch: &mut Vec<Item>, deadline: Option<Instant>) {
+    async fn export(&mut self, batch: &mut Vec<Item>, deadline: Option<Instant>) {
         let count = batch.len() as u64;
         let spans: Vec<SpanData> = batch.drain(..).flat_map(spans::of).collect();
         let limit = Instant::now() + self.config.timeout;
         let limit = deadline.map_or(limit, |d| d.min(limit));
         match tokio::time::timeout_at(limit, self.exporter.export(spans)).await {
-            Ok(Ok(())) => self.exported.add(count),
-            Ok(Err(error)) => {
-                self.failed.add(count);
-                tracing::warn!(endpoint = %self.config.endpoint, %error, spans = count, "spans not exported");
+            Ok(Ok(())) => {
+                self.exported.add(count);
+                if std::mem::take(&mut self.failing) {
+                    tracing::info!(endpoint = %self.config.endpoint, "spans are exported again");
+                }
             }
-            Err(_) => {
-                self.failed.add(count);
-                tracing::warn!(endpoint = %self.config.endpoint, spans = count, "spans not exported: no answer in time");
-            }
+            Ok(Err(error)) => self.fail(count, &error.to_string()),
+            Err(_) => self.fail(count, "no answer in time"),
+        }
+    }
+
+    fn fail(&mut self, count: u64, error: &str) {
+        self.failed.add(count);
+        if !std::mem::replace(&mut self.failing, true) {
+            let endpoint = &*self.config.endpoint;
+            tracing::warn!(endpoint, error, "spans are lost; see culvert_spans_failed_total, and check the collector");
         }
     }
 }
 
-fn at(due: Option<Instant>) -> impl Future<Output = ()> {
-    async move {
-        match due {
-            Some(due) => sleep_until(due).await,
-            None => std::future::pending().await,
-        }
+async fn at(due: Option<Instant>) {
+    match due {
+        Some(due) => sleep_until(due).await,
+        None => std::future::pending().await,
     }
 }
 

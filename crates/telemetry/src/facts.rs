@@ -55,6 +55,8 @@ pub struct Facts {
     pub timings: Timings,
     /// State of the TCP connection at its end.
     pub health: Option<TcpHealth>,
+    /// The rule that allowed it.
+    pub allowed_by: Option<Arc<str>>,
     /// What most connections do not have.
     pub rare: Option<Box<Rare>>,
 }
@@ -64,10 +66,8 @@ pub struct Facts {
 pub struct Rare {
     /// More than the outcome's own sentence.
     pub error: Option<String>,
-    /// The policy decision that ended it, or that allowed it with a reason worth keeping.
+    /// The policy decision that ended it.
     pub denial: Option<Denial>,
-    /// The rule that allowed it.
-    pub allowed_by: Option<Arc<str>>,
     /// What policies in dry run would have done.
     pub dry_run: Vec<DryRun>,
 }
@@ -159,6 +159,7 @@ impl Facts {
             parent_span: None,
             timings: Timings::default(),
             health: None,
+            allowed_by: None,
             rare: None,
         }
     }

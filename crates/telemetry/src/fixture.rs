@@ -44,8 +44,7 @@ pub(crate) fn service() -> Arc<Service> {
 
 /// A record of a connection by HBONE, everything known, not opened.
 pub(crate) fn record(telemetry: &Telemetry, direction: Direction) -> Record {
-    let mut record =
-        Record::new(telemetry, direction, PeerAddr(address("10.1.0.1:40000")), address("10.2.0.2:15008"));
+    let mut record = Record::new(telemetry, direction, PeerAddr(address("10.1.0.1:40000")), address("10.2.0.2:15008"));
     record.source(workload("web", "one"));
     record.source_identity(identity("web"));
     record.destination(workload("api", "two"));

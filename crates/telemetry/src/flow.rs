@@ -121,6 +121,16 @@ pub struct Flow {
     pub trace_id: Option<String>,
 }
 
+/// One line of a stream of flows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Line {
+    /// A flow.
+    Flow(Box<Flow>),
+    /// So many flows were overwritten before they could be read, here.
+    Lost(u64),
+}
+
 /// A part of the ring, from a cursor on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Page {
@@ -212,6 +222,14 @@ impl Flows {
     }
 }
 
+impl Page {
+    /// The page as lines, the loss first.
+    pub fn lines(self) -> impl Iterator<Item = Line> {
+        let lost = (self.lost > 0).then_some(Line::Lost(self.lost));
+        lost.into_iter().chain(self.flows.into_iter().map(|flow| Line::Flow(Box::new(flow))))
+    }
+}
+
 impl Flow {
     fn new(sequence: u64, facts: &Facts) -> Self {
         let rare = facts.rare.as_deref();
@@ -238,10 +256,7 @@ impl Flow {
             retransmits: facts.health.map(|h| h.retransmits),
             outcome: facts.outcome.report().name.to_owned(),
             error: facts.error(),
-            rule: denial
-                .and_then(|d| d.policy.as_deref())
-                .or_else(|| rare?.allowed_by.as_deref())
-                .map(str::to_owned),
+            rule: denial.and_then(|d| d.policy.as_deref()).or(facts.allowed_by.as_deref()).map(str::to_owned),
             nearest_miss: denial.and_then(|d| d.nearest_miss.clone()),
             dry_run_denials: rare
                 .map(|r| r.dry_run.iter().filter(|d| d.denies).map(|d| d.policy.to_string()).collect())

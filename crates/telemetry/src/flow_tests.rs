@@ -93,3 +93,14 @@ fn a_flow_survives_json() {
     assert_eq!(value["service"], "shop/api.shop.svc.cluster.local");
     assert_eq!(value["bytes_to_source"], 2_000);
 }
+
+#[test]
+fn a_stream_says_what_it_lost_before_what_it_has() {
+    let flows = Flows::new(1);
+    push(&flows, 3);
+    let lines: Vec<_> = flows.since(0, 10).lines().map(|l| serde_json::to_string(&l).unwrap()).collect();
+    assert_eq!(lines.len(), 2);
+    assert_eq!(lines[0], r#"{"lost":2}"#);
+    assert!(lines[1].starts_with(r#"{"flow":{"sequence":2,"#), "{}", lines[1]);
+    assert!(matches!(serde_json::from_str(&lines[0]), Ok(Line::Lost(2))));
+}

@@ -4,17 +4,19 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
+use mesh::Direction;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
 
 use crate::access::AccessLog;
 use crate::counters::{Counters, Meter};
 use crate::facts::Facts;
 use crate::flow::{self, Flows};
 use crate::health::Health;
-use crate::labels::LabelsRef;
+use crate::labels::{LabelsRef, Pairs};
 use crate::metrics::Metrics;
 use crate::otlp::Tracing;
 use crate::outcomes::Outcomes;
@@ -142,18 +144,17 @@ impl Telemetry {
         if let Some(access) = &sinks.access {
             access.complete(&facts);
         }
-        if let Some(tracing) = &sinks.tracing {
-            if facts.trace.is_some_and(|t| t.sampled) {
-                tracing.connection(facts.clone());
-            }
+        if let Some(tracing) = &sinks.tracing
+            && facts.trace.is_some_and(|t| t.sampled)
+        {
+            tracing.connection(facts.clone());
         }
         sinks.flows.push(facts);
     }
 }
 
 fn own_metrics(metrics: &Metrics, store: &Arc<Store>, health: &Arc<Health>, config: &Config) {
-    let (evicted, overflowed, pairs) =
-        (store.evicted.clone(), store.overflowed.clone(), health.overflowed.clone());
+    let (evicted, overflowed, pairs) = (store.evicted.clone(), store.overflowed.clone(), health.overflowed.clone());
     let store = store.clone();
     metrics.counter_fn(
         "culvert_telemetry_series_evicted",
@@ -195,6 +196,9 @@ impl fmt::Debug for Traffic {
     }
 }
 
+/// What a metric takes from the numbers of a series; `None` shows nothing.
+type Value = dyn Fn(&Totals) -> Option<u64>;
+
 impl Collector for Traffic {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let all = self.store.scrape(Instant::now());
@@ -205,7 +209,7 @@ impl Collector for Traffic {
         let received = |t: &Totals| (t.opened > 0).then_some(t.to_destination);
         let sent = |t: &Totals| (t.opened > 0).then_some(t.to_source);
         let failed = |t: &Totals| (t.failed > 0).then_some(t.failed);
-        let families: [(&str, &str, &dyn Fn(&Totals) -> Option<u64>); 5] = [
+        let families: [(&str, &str, &Value); 5] = [
             ("istio_tcp_connections_opened", "The total number of TCP connections opened", &opened),
             ("istio_tcp_connections_closed", "The total number of TCP connections closed", &closed),
             ("istio_tcp_received_bytes", "Bytes received by the server over TCP connections", &received),
@@ -215,8 +219,21 @@ impl Collector for Traffic {
         for (name, help, value) in families {
             family(&mut encoder, name, help, &all, value)?;
         }
+        open(&mut encoder, &all)?;
         self.health.encode(&mut encoder)
     }
+}
+
+/// Connections that are open now, by reporter.
+fn open(encoder: &mut DescriptorEncoder<'_>, all: &[(Arc<Series>, Totals)]) -> fmt::Result {
+    let name = "istio_tcp_sockets_open";
+    let mut metric = encoder.encode_descriptor(name, "The number of open TCP connections", None, MetricType::Gauge)?;
+    for reporter in [Direction::Inbound, Direction::Outbound] {
+        let of = |series: &Series| series.labels.borrow().reporter == reporter;
+        let live: u64 = all.iter().filter(|(series, _)| of(series)).map(|(_, totals)| totals.live).sum();
+        ConstGauge::new(live).encode(metric.encode_family(&Pairs(&[("reporter", reporter.reporter())]))?)?;
+    }
+    Ok(())
 }
 
 fn family(
@@ -224,7 +241,7 @@ fn family(
     name: &str,
     help: &str,
     all: &[(Arc<Series>, Totals)],
-    value: &dyn Fn(&Totals) -> Option<u64>,
+    value: &Value,
 ) -> fmt::Result {
     let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
     for (series, totals) in all {

@@ -75,12 +75,7 @@ impl Health {
             let mut buckets: Vec<(f64, u64)> = BOUNDS.into_iter().zip(sums.buckets).collect();
             buckets.push((f64::INFINITY, sums.connections - sums.buckets.iter().sum::<u64>()));
             labelled(key, |labels| {
-                metric.encode_family(labels)?.encode_histogram::<Pairs<'_>>(
-                    sums.rtt,
-                    sums.connections,
-                    &buckets,
-                    None,
-                )
+                metric.encode_family(labels)?.encode_histogram::<Pairs<'_>>(sums.rtt, sums.connections, &buckets, None)
             })?;
         }
         Ok(())

@@ -122,8 +122,7 @@ impl<'a> LabelsRef<'a> {
 
     fn texts(&self) -> [&'a str; TEXTS] {
         let end = |s: SideRef<'a>| {
-            let (td, ns, sa) =
-                s.principal.map_or(("", "", ""), |p| (p.trust_domain, p.namespace, p.service_account));
+            let (td, ns, sa) = s.principal.map_or(("", "", ""), |p| (p.trust_domain, p.namespace, p.service_account));
             [s.workload, s.namespace, s.app, s.version, s.cluster, s.region, s.zone, td, ns, sa]
         };
         let mut all = [""; TEXTS];

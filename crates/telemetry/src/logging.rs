@@ -1,6 +1,7 @@
 //! The program's own log: events of the `tracing` crate as Istio-shaped lines, with a level that changes while it runs.
 
 use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -42,6 +43,9 @@ pub enum LogError {
     /// The format is neither of the two.
     #[error("LOG_FORMAT={0:?} is not known; use plain or json")]
     Format(String),
+    /// The subscriber that the levels belong to is gone.
+    #[error("the log is not installed any more")]
+    Gone,
     /// A subscriber is installed already.
     #[error("a log is installed already")]
     Installed,
@@ -85,9 +89,38 @@ impl LogConfig {
 pub struct LogHandle {
     initial: Arc<str>,
     current: Arc<Mutex<String>>,
-    apply: Arc<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync>,
+    apply: Arc<dyn Fn(EnvFilter) -> Result<(), LogError> + Send + Sync>,
+    scopes: Arc<Mutex<Vec<ScopeLevel>>>,
     writer: LineWriter,
     format: LogFormat,
+}
+
+/// The level of one scope, followed as it changes.
+///
+/// `tracing::enabled!` cannot say it: as soon as there is a second layer with a filter of its own (spans to a collector)
+/// it answers "somebody may want it".
+#[derive(Clone, Debug)]
+pub(crate) struct ScopeLevel {
+    scope: &'static str,
+    /// How many of the levels ERROR to TRACE are enabled.
+    enabled: Arc<AtomicUsize>,
+}
+
+const LEVELS: [Level; 5] = [Level::ERROR, Level::WARN, Level::INFO, Level::DEBUG, Level::TRACE];
+
+impl ScopeLevel {
+    pub(crate) fn enables(&self, level: Level) -> bool {
+        let enabled = self.enabled.load(Ordering::Relaxed);
+        LEVELS[..enabled.min(LEVELS.len())].contains(&level)
+    }
+
+    /// Reads a list of levels. Parts that speak of spans or fields have no say over a scope.
+    fn follow(&self, levels: &str) {
+        let plain: Vec<_> = levels.split(',').filter(|part| !part.contains('[')).collect();
+        let targets: filter::Targets = plain.join(",").parse().unwrap_or_default();
+        let enabled = LEVELS.iter().filter(|level| targets.would_enable(self.scope, level)).count();
+        self.enabled.store(enabled, Ordering::Relaxed);
+    }
 }
 
 impl LogHandle {
@@ -98,9 +131,19 @@ impl LogHandle {
     pub fn set_level(&self, text: &str) -> Result<(), LogError> {
         let text = if text.trim() == "reset" { &*self.initial } else { text.trim() };
         let filter = parse(text)?;
-        (self.apply)(filter).map_err(|reason| LogError::Level { text: text.to_owned(), reason })?;
+        (self.apply)(filter)?;
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) = text.to_owned();
+        for scope in &*self.scopes.lock().unwrap_or_else(PoisonError::into_inner) {
+            scope.follow(text);
+        }
         Ok(())
+    }
+
+    pub(crate) fn scope_level(&self, scope: &'static str) -> ScopeLevel {
+        let level = ScopeLevel { scope, enabled: Arc::default() };
+        level.follow(&self.level());
+        self.scopes.lock().unwrap_or_else(PoisonError::into_inner).push(level.clone());
+        level
     }
 
     /// The levels now.
@@ -134,11 +177,7 @@ impl fmt::Debug for LogHandle {
 ///
 /// # Errors
 /// When the levels cannot be read or a subscriber is installed already.
-pub fn init_logging(
-    config: &LogConfig,
-    writer: LineWriter,
-    tracing: Option<&Tracing>,
-) -> Result<LogHandle, LogError> {
+pub fn init_logging(config: &LogConfig, writer: LineWriter, tracing: Option<&Tracing>) -> Result<LogHandle, LogError> {
     let (subscriber, handle) = subscriber(config, writer, tracing)?;
     subscriber.try_init().map_err(|_| LogError::Installed)?;
     Ok(handle)
@@ -166,11 +205,12 @@ pub fn subscriber(
             .with_filter(filter::filter_fn(|meta| meta.is_span() && *meta.level() <= Level::INFO))
     });
     let subscriber = Registry::default().with(lines.with_filter(filter)).with(spans);
-    let apply = move |filter| handle.reload(filter).map_err(|e| e.to_string());
+    let apply = move |filter| handle.reload(filter).map_err(|_| LogError::Gone);
     let handle = LogHandle {
         initial: config.level.as_str().into(),
         current: Arc::new(Mutex::new(config.level.clone())),
         apply: Arc::new(apply),
+        scopes: Arc::default(),
         writer,
         format: config.format,
     };
@@ -179,9 +219,7 @@ pub fn subscriber(
 
 fn parse(text: &str) -> Result<EnvFilter, LogError> {
     // Strict: a typing mistake must not silence the log.
-    EnvFilter::builder()
-        .parse(text)
-        .map_err(|e| LogError::Level { text: text.to_owned(), reason: e.to_string() })
+    EnvFilter::builder().parse(text).map_err(|e| LogError::Level { text: text.to_owned(), reason: e.to_string() })
 }
 
 /// Writes events as lines.

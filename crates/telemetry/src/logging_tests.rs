@@ -63,7 +63,7 @@ fn the_level_changes_while_it_runs_and_a_mistake_changes_nothing() {
 #[test]
 fn access_lines_follow_the_level_of_their_scope() {
     let (subscriber, handle, kept) = log("info", LogFormat::Plain);
-    let access = Some(AccessLog::new(handle.writer(), handle.format()));
+    let access = Some(AccessLog::new(&handle));
     let telemetry = Telemetry::new(Config { access, ..Config::default() });
     let run = |outcome| {
         let mut record = record(&telemetry, mesh::Direction::Outbound);
@@ -80,8 +80,7 @@ fn access_lines_follow_the_level_of_their_scope() {
     });
     assert!(handle.flush(SOON));
     let text = kept.text();
-    let seen: Vec<String> =
-        text.lines().map(|l| l.split('\t').skip(1).take(3).collect::<Vec<_>>().join(" ")).collect();
+    let seen: Vec<String> = text.lines().map(|l| l.split('\t').skip(1).take(3).collect::<Vec<_>>().join(" ")).collect();
     assert_eq!(
         seen,
         [
@@ -91,6 +90,24 @@ fn access_lines_follow_the_level_of_their_scope() {
             "info access connection complete"
         ]
     );
+}
+
+#[test]
+fn the_level_of_a_scope_is_read_from_the_list() {
+    let scope = ScopeLevel { scope: "access", enabled: Arc::default() };
+    for (levels, wanted) in [
+        ("info", 3),
+        ("off", 0),
+        ("access=debug", 4),
+        ("warn,access=trace,hbone=off", 5),
+        ("debug,access=off", 0),
+        ("info,hbone[span]=trace", 3),
+        ("hbone=debug", 0),
+    ] {
+        scope.follow(levels);
+        let enabled = LEVELS.iter().filter(|l| scope.enables(**l)).count();
+        assert_eq!(enabled, wanted, "{levels}");
+    }
 }
 
 #[test]

@@ -51,32 +51,17 @@ impl Metrics {
     }
 
     /// Registers a gauge whose value is asked for at every scrape.
-    pub fn gauge_fn(
-        &self,
-        name: &'static str,
-        help: &'static str,
-        value: impl Fn() -> f64 + Send + Sync + 'static,
-    ) {
+    pub fn gauge_fn(&self, name: &'static str, help: &'static str, value: impl Fn() -> f64 + Send + Sync + 'static) {
         self.collector(name, help, MetricType::Gauge, move || Sample::Gauge(value()));
     }
 
     /// Registers a counter whose value is asked for at every scrape; it must never shrink.
-    pub fn counter_fn(
-        &self,
-        name: &'static str,
-        help: &'static str,
-        value: impl Fn() -> u64 + Send + Sync + 'static,
-    ) {
+    pub fn counter_fn(&self, name: &'static str, help: &'static str, value: impl Fn() -> u64 + Send + Sync + 'static) {
         self.collector(name, help, MetricType::Counter, move || Sample::Counter(value()));
     }
 
     /// Registers a family of counters. Values of the labels come from closed sets.
-    pub fn counters(
-        &self,
-        name: &'static str,
-        help: &'static str,
-        labels: &'static [&'static str],
-    ) -> CounterFamily {
+    pub fn counters(&self, name: &'static str, help: &'static str, labels: &'static [&'static str]) -> CounterFamily {
         let family = CounterFamily(Arc::new(Family { name, help, labels, members: Mutex::default() }));
         self.add(Box::new(family.clone()));
         family

@@ -115,10 +115,7 @@ impl TracingConfig {
     ///
     /// # Errors
     /// When a variable holds what we cannot do.
-    pub fn from_env(
-        variable: &dyn Fn(&str) -> Option<String>,
-        service: &str,
-    ) -> Result<Option<Self>, TracingError> {
+    pub fn from_env(variable: &dyn Fn(&str) -> Option<String>, service: &str) -> Result<Option<Self>, TracingError> {
         let get = |name: &str| variable(name).map(|v| v.trim().to_owned()).filter(|v| !v.is_empty());
         let either = |own: &'static str, common: &'static str| match get(own) {
             Some(value) => Some((own, value)),
@@ -203,9 +200,7 @@ fn pairs(name: &'static str, text: &str) -> Result<Vec<(String, String)>, Tracin
     let parts = text.split(',').map(str::trim).filter(|p| !p.is_empty());
     parts
         .map(|part| match part.split_once('=') {
-            Some((key, value)) if !key.trim().is_empty() => {
-                Ok((key.trim().to_owned(), percent_decoded(value.trim())))
-            }
+            Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), percent_decoded(value.trim()))),
             // The value may be a credential: only the key is shown.
             _ => Err(TracingError::Pairs { name, part: part.chars().take(16).collect() }),
         })

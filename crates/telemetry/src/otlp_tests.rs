@@ -3,16 +3,15 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::time::Instant;
 
+use bytes::{Buf, Bytes};
 use mesh::{Direction, Outcome, TraceContext};
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{SpanData, SpanExporter};
 use tokio::sync::Semaphore;
-use bytes::{Buf, Bytes};
 use tonic::body::Body;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::codegen::{BoxFuture, Context, Poll, Service, http};
 use tonic::metadata::MetadataMap;
-use tonic::server::NamedService;
 
 use super::*;
 use crate::fixture::{address, record, value};
@@ -195,6 +194,27 @@ async fn what_the_collector_refuses_is_counted_and_not_kept() {
 }
 
 #[tokio::test]
+async fn spans_of_our_programs_are_exported_and_those_of_libraries_are_not() {
+    let memory = Memory::new(1_000, false);
+    let tracing = tracing_to(&memory, |_| {});
+    let writer = crate::LineWriter::new(std::io::sink(), 16).unwrap();
+    let (subscriber, _handle) =
+        crate::logging::subscriber(&crate::LogConfig::default(), writer, Some(&tracing)).unwrap();
+    tracing::subscriber::with_default(subscriber, || {
+        tracing::info_span!("sign", pod = "web").in_scope(|| {
+            tracing::debug_span!("library").in_scope(|| tracing::info!("an event"));
+            tracing::info_span!("store").in_scope(|| {});
+        });
+    });
+    assert!(tracing.flush(SOON).await);
+    let spans = memory.spans.lock().unwrap().clone();
+    let names: Vec<_> = spans.iter().map(|s| s.name.as_ref()).collect();
+    assert_eq!(names, ["store", "sign"]);
+    assert_eq!(spans[0].parent_span_id, spans[1].span_context.span_id());
+    assert!(spans[1].attributes.iter().any(|a| a.key.as_str() == "pod" && a.value.as_str() == "web"));
+}
+
+#[tokio::test]
 async fn a_full_batch_goes_out_without_waiting() {
     let memory = Memory::new(1_000, false);
     let tracing = tracing_to(&memory, |c| (c.batch, c.delay) = (2, Duration::from_secs(3_600)));
@@ -233,10 +253,6 @@ type Kept = Arc<Mutex<Vec<(MetadataMap, Bytes)>>>;
 /// A collector that keeps what it is sent, undecoded, and answers with an empty message.
 #[derive(Clone, Debug, Default)]
 struct Collector(Kept);
-
-impl NamedService for Collector {
-    const NAME: &'static str = "opentelemetry.proto.collector.trace.v1.TraceService";
-}
 
 impl Service<http::Request<Body>> for Collector {
     type Response = http::Response<Body>;
@@ -313,13 +329,11 @@ async fn a_real_collector_gets_names_resource_and_headers() {
     let listener = tokio::net::TcpListener::bind(address("127.0.0.1:0")).await.unwrap();
     let at = listener.local_addr().unwrap();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let server = tokio::spawn(
-        tonic::transport::Server::builder()
-            .add_service(collector.clone())
-            .serve_with_incoming_shutdown(tonic::transport::server::TcpIncoming::from(listener), async {
-                stopped.await.ok();
-            }),
-    );
+    let incoming = tonic::transport::server::TcpIncoming::from(listener);
+    let server = tonic::transport::Server::builder().serve_with_incoming_shutdown(collector.clone(), incoming, async {
+        stopped.await.ok();
+    });
+    let server = tokio::spawn(server);
     let mut config = TracingConfig::new(format!("http://{at}"), "culvert-test");
     config.headers = vec![("x-tenant".to_owned(), "seven".to_owned())];
     config.attribute("k8s.node.name", "node-9");

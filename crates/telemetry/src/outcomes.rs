@@ -55,11 +55,8 @@ impl Outcomes {
         for reporter in REPORTERS {
             for (outcome, count) in Outcome::ALL.iter().zip(&self.ends[reporter as usize]) {
                 let report = outcome.report();
-                let pairs = [
-                    ("reporter", reporter.reporter()),
-                    ("outcome", report.name),
-                    ("response_flags", report.flag),
-                ];
+                let pairs =
+                    [("reporter", reporter.reporter()), ("outcome", report.name), ("response_flags", report.flag)];
                 ConstCounter::new(count.load(Ordering::Relaxed)).encode(metric.encode_family(&Pairs(&pairs))?)?;
             }
         }
@@ -105,7 +102,8 @@ impl Spread {
     /// Sum in seconds, count, and buckets with the rest above the last bound.
     fn read(&self) -> (f64, u64, Vec<(f64, u64)>) {
         let count = self.count.load(Ordering::Relaxed);
-        let mut buckets: Vec<_> = BOUNDS.into_iter().zip(self.buckets.iter().map(|b| b.load(Ordering::Relaxed))).collect();
+        let mut buckets: Vec<_> =
+            BOUNDS.into_iter().zip(self.buckets.iter().map(|b| b.load(Ordering::Relaxed))).collect();
         let below: u64 = buckets.iter().map(|(_, n)| n).sum();
         // Read without a lock: a bucket may be ahead of the count for a moment.
         buckets.push((f64::INFINITY, count.saturating_sub(below)));

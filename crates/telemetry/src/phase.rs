@@ -77,10 +77,10 @@ impl Timings {
 
     /// Ends the running phase, if there is one.
     pub fn leave(&mut self, since_start: Duration) {
-        if let Some(phase) = self.running.take() {
-            if let Some((begin, length)) = &mut self.slots[phase as usize] {
-                *length = micros(since_start).saturating_sub(*begin);
-            }
+        if let Some(phase) = self.running.take()
+            && let Some((begin, length)) = &mut self.slots[phase as usize]
+        {
+            *length = micros(since_start).saturating_sub(*begin);
         }
     }
 
@@ -127,11 +127,7 @@ mod tests {
         let all: Vec<_> = timings.iter().collect();
         assert_eq!(
             all,
-            [
-                (Phase::Capture, us(0), us(30)),
-                (Phase::Resolve, us(30), us(15)),
-                (Phase::Connect, us(50), us(200)),
-            ]
+            [(Phase::Capture, us(0), us(30)), (Phase::Resolve, us(30), us(15)), (Phase::Connect, us(50), us(200)),]
         );
     }
 }

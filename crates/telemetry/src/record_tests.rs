@@ -70,6 +70,8 @@ fn bytes_are_in_the_servers_sense_on_both_reporters_and_move_while_open() {
         counters.add_to_destination(100);
         let seen = |name| value(&telemetry.render(), name, &[]);
         assert_eq!((seen(RECEIVED), seen(SENT), seen(CLOSED)), (100, 0, 0));
+        let reporter = format!("reporter=\"{}\"", direction.reporter());
+        assert_eq!(value(&telemetry.render(), "istio_tcp_sockets_open", &[&reporter]), 1);
         counters.add_to_source(2_000);
         counters.add_to_destination(1);
         assert_eq!((seen(RECEIVED), seen(SENT)), (101, 2_000));

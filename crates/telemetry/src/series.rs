@@ -66,6 +66,8 @@ pub(crate) struct Totals {
     pub(crate) failed: u64,
     pub(crate) to_destination: u64,
     pub(crate) to_source: u64,
+    /// Connections that are open now.
+    pub(crate) live: u64,
 }
 
 /// A connection's place in its series; given back by [`Store::close`].
@@ -152,12 +154,7 @@ impl Store {
     }
 
     /// Runs `count` on the series of the label set, making it when it is not there.
-    fn with<R>(
-        &self,
-        labels: LabelsRef<'_>,
-        now: Instant,
-        count: impl FnOnce(&mut Numbers) -> R,
-    ) -> (Arc<Series>, R) {
+    fn with<R>(&self, labels: LabelsRef<'_>, now: Instant, count: impl FnOnce(&mut Numbers) -> R) -> (Arc<Series>, R) {
         let hash = labels.hash(&self.hasher);
         loop {
             let found = self.table.read().unwrap_or_else(PoisonError::into_inner).find(hash, labels);
@@ -209,8 +206,7 @@ impl Table {
         if let Some(series) = self.find(hash, labels) {
             return series;
         }
-        let series =
-            Arc::new(Series { labels: labels.to_owned(), used: AtomicU64::new(0), numbers: Mutex::default() });
+        let series = Arc::new(Series { labels: labels.to_owned(), used: AtomicU64::new(0), numbers: Mutex::default() });
         self.by_hash.entry(hash).or_default().push(series.clone());
         self.len += 1;
         series
@@ -219,13 +215,8 @@ impl Table {
     /// Drops the least recently used sixteenth of the series that carry no connection, so that a full store does not
     /// pay for a scan at every new label set.
     fn make_room(&mut self, limit: usize) -> u64 {
-        let mut idle: Vec<u64> = self
-            .by_hash
-            .values()
-            .flatten()
-            .filter(|s| s.is_idle())
-            .map(|s| s.used.load(Ordering::Relaxed))
-            .collect();
+        let mut idle: Vec<u64> =
+            self.by_hash.values().flatten().filter(|s| s.is_idle()).map(|s| s.used.load(Ordering::Relaxed)).collect();
         let share = (limit / 16).max(1).min(idle.len());
         if share == 0 {
             return 0;
@@ -278,7 +269,8 @@ impl Series {
             to_source = to_source.wrapping_add(meter.to_source());
         }
         let Numbers { opened, closed, failed, .. } = *numbers;
-        Totals { opened, closed, failed, to_destination, to_source }
+        let live = (numbers.live.len() - numbers.free.len()) as u64;
+        Totals { opened, closed, failed, to_destination, to_source, live }
     }
 }
 

@@ -157,17 +157,17 @@ fn workload(put: &mut dyn FnMut(&'static str, &str), keys: &Keys, w: &Workload) 
 }
 
 fn policy(facts: &Facts, put: &mut dyn FnMut(&'static str, &str)) {
+    if let Some(rule) = &facts.allowed_by {
+        put("culvert.policy.rule", rule);
+    }
     let Some(rare) = facts.rare.as_deref() else { return };
     if let Some(denial) = &rare.denial {
         put("culvert.policy.explanation", &denial.explanation);
         put("culvert.policy.rule", denial.policy.as_deref().unwrap_or_default());
     }
-    if let Some(rule) = &rare.allowed_by {
-        put("culvert.policy.rule", rule);
-    }
-    for dry_run in rare.dry_run.iter().filter(|d| d.denies) {
-        put("culvert.policy.dry_run_denial", &dry_run.policy);
-    }
+    // One attribute, whatever the number of policies: keys must be unique within a span.
+    let denials: Vec<_> = rare.dry_run.iter().filter(|d| d.denies).map(|d| &*d.policy).collect();
+    put("culvert.policy.dry_run_denials", &denials.join(","));
 }
 
 fn numbers(facts: &Facts, out: &mut Vec<KeyValue>) {

@@ -54,7 +54,7 @@ fn attributes_follow_the_conventions_and_istio() {
     facts.health = Some(TcpHealth { rtt: Duration::from_micros(250), retransmits: 3, ..TcpHealth::default() });
     facts.rare = Some(Box::new(Rare {
         denial: Some(Denial { policy: Some("shop/x".into()), explanation: "because".to_owned(), nearest_miss: None }),
-        dry_run: vec![DryRun { policy: "shop/y".into(), denies: true }],
+        dry_run: ["shop/y", "shop/z"].map(|p| DryRun { policy: p.into(), denies: true }).to_vec(),
         ..Rare::default()
     }));
     let spans = connection(&facts);
@@ -71,7 +71,7 @@ fn attributes_follow_the_conventions_and_istio() {
         ("istio.destination_cluster_id", "two"),
         ("culvert.source.identity", "spiffe://cluster.local/ns/shop/sa/web"),
         ("culvert.policy.rule", "shop/x"),
-        ("culvert.policy.dry_run_denial", "shop/y"),
+        ("culvert.policy.dry_run_denials", "shop/y,shop/z"),
         ("culvert.tcp.rtt_us", "250"),
         ("culvert.tcp.retransmits", "3"),
     ] {

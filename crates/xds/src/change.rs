@@ -12,7 +12,8 @@ use mesh::{Service, Workload};
 /// its policy, so a reader has to bear names that it does not know yet (discovery.md 1).
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Change {
-    /// Workloads by uid and services by `namespace/hostname` that are gone.
+    /// Workloads by uid and services by `namespace/hostname` that are gone. May hold names that never were there, such as
+    /// an address that was asked for and does not exist.
     pub removed: Vec<Arc<str>>,
     /// Services that are new or different.
     pub services: Vec<Service>,

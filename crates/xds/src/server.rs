@@ -98,8 +98,10 @@ pub struct TypeReport {
     pub wildcard: bool,
     /// Resources that it was sent and that are not withdrawn.
     pub held: usize,
-    /// Revision of the store up to which it has acknowledged everything.
+    /// Revision of the store up to which it has acknowledged everything. Stays behind while something is refused.
     pub acked: u64,
+    /// Resources that it refused and has not taken since.
+    pub refused: usize,
     /// Revision that a response under way brings it to.
     pub sent: Option<u64>,
     /// How many responses it refused, in whole or in part.

@@ -1,1 +1,75 @@
-//! End-to-end tests live in `tests/`.
+//! What the end-to-end tests share: a run of named checks on one lab.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+/// Named checks, each printed as it ends; [`Checks::finish`] fails the test when one failed.
+#[derive(Debug, Default)]
+pub struct Checks {
+    passed: usize,
+    failed: Vec<String>,
+}
+
+impl Checks {
+    /// No check yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Runs one check.
+    pub fn check(&mut self, name: &str, run: impl FnOnce() -> Result<()>) {
+        let began = Instant::now();
+        match run() {
+            Ok(()) => {
+                self.passed += 1;
+                println!("  ok      {name} ({} ms)", began.elapsed().as_millis());
+            }
+            Err(error) => {
+                println!("  FAILED  {name} ({} ms): {error:#}", began.elapsed().as_millis());
+                self.failed.push(format!("{name}: {error:#}"));
+            }
+        }
+    }
+
+    /// How many checks failed so far.
+    pub fn failures(&self) -> usize {
+        self.failed.len()
+    }
+
+    /// Ends the run.
+    ///
+    /// # Panics
+    /// When a check failed, with all of them; or when there was none.
+    pub fn finish(self) {
+        assert!(self.passed + self.failed.len() > 0, "no check was run");
+        assert!(self.failed.is_empty(), "{} of {} checks failed:\n{}", self.failed.len(), self.passed + self.failed.len(), self.failed.join("\n"));
+    }
+}
+
+/// Asks again until the answer is good, for at most `within`; the last answer is the error.
+///
+/// # Errors
+/// The last error.
+pub fn eventually<T>(within: Duration, mut ask: impl FnMut() -> Result<T>) -> Result<T> {
+    let until = Instant::now() + within;
+    loop {
+        match ask() {
+            Ok(answer) => return Ok(answer),
+            Err(error) if Instant::now() >= until => return Err(error.context(format!("not within {within:?}"))),
+            // Somebody else's state (a log, another process) has no event to wait for; 50 ms is below what anybody notices.
+            Err(_) => std::thread::sleep(Duration::from_millis(50)),
+        }
+    }
+}
+
+/// A program of this build, beside the test's own.
+///
+/// # Errors
+/// When it was not built.
+pub fn program(name: &str) -> Result<PathBuf> {
+    let own = std::env::current_exe().context("own path")?;
+    let folders = own.ancestors().skip(1).take(2);
+    folders.map(|f| f.join(name)).find(|p| p.exists()).with_context(|| format!("{name} is not built; cargo build --workspace"))
+}

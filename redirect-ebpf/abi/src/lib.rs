@@ -75,6 +75,7 @@ pub mod programs {
     pub const LOOKUP: &str = "culvert_lookup";
     /// Watches the host's side of the veth; one instance per pod.
     pub const GUARD: &str = "culvert_guard";
-    /// Read-only global of the per-pod programs: the namespace cookie of their pod.
-    pub const POD_COOKIE: &str = "POD_COOKIE";
+    /// What stands in the object where the per-pod programs read the namespace cookie of their pod; a cookie is a small number, so no
+    /// pod has this one.
+    pub const COOKIE_PLACEHOLDER: u64 = 0x9e1f_43a7_c05d_b862;
 }

@@ -37,8 +37,9 @@ pub struct OptionFacts {
 pub enum SetOption {
     /// Not ours: the kernel reads the caller's buffer itself.
     Ignore,
-    /// Allowed as seen here. The kernel must use the bytes that were judged, not read the caller's memory again.
-    Allow,
+    /// Allowed as seen here. The kernel must use the four bytes that were judged and not read the caller's memory again, where
+    /// another thread may have put other ones.
+    AllowSeen,
     /// Allowed; the proxy's socket is transparent from now on.
     NoteTransparent,
     /// EPERM.
@@ -62,7 +63,6 @@ pub const fn setsockopt(facts: &OptionFacts) -> SetOption {
         SO_MARK => mark(facts),
         // Before connect a bound socket is refused there; afterwards it would leave by the device.
         SO_BINDTODEVICE | SO_BINDTOIFINDEX if facts.kind == STREAM && marks::ours(facts.mark) => SetOption::Refuse,
-        SO_BINDTODEVICE | SO_BINDTOIFINDEX => SetOption::Allow,
         _ => SetOption::Ignore,
     }
 }
@@ -74,7 +74,7 @@ const fn mark(facts: &OptionFacts) -> SetOption {
         return SetOption::Refuse;
     }
     match facts.value {
-        Some(value) if !marks::ours(value) => SetOption::Allow,
+        Some(value) if !marks::ours(value) => SetOption::AllowSeen,
         // Our bits, or a value that could not be read.
         _ => SetOption::Refuse,
     }
@@ -91,7 +91,7 @@ mod tests {
     #[test]
     fn apps() {
         for (f, expected) in [
-            (facts((1, SO_MARK), 0x539, 0), SetOption::Allow),
+            (facts((1, SO_MARK), 0x539, 0), SetOption::AllowSeen),
             (facts((1, SO_MARK), 0x1000, 0), SetOption::Refuse),
             (facts((1, SO_MARK), 0x2001, 0), SetOption::Refuse),
             (facts((1, SO_MARK), 0xffff_ffff, 0), SetOption::Refuse),
@@ -100,7 +100,7 @@ mod tests {
             (OptionFacts { value: None, ..facts((1, SO_MARK), 0, 0) }, SetOption::Refuse),
             (facts((1, SO_BINDTODEVICE), 0, 0x1000), SetOption::Refuse),
             (facts((1, SO_BINDTOIFINDEX), 2, 0x2000), SetOption::Refuse),
-            (facts((1, SO_BINDTODEVICE), 0, 0), SetOption::Allow),
+            (facts((1, SO_BINDTODEVICE), 0, 0), SetOption::Ignore),
             (facts((6, 1), 1, 0x1000), SetOption::Ignore),
             (facts(IP_TRANSPARENT, 1, 0), SetOption::Ignore),
             (OptionFacts { pod: false, ..facts((1, SO_MARK), 0x1000, 0) }, SetOption::Ignore),

@@ -8,9 +8,11 @@ use std::path::Path;
 use redirect_abi::{AddressKey, Counters, Ip, PodState, PodValue, UID_BYTES, maps, programs};
 
 use crate::bpf::{self, Attach, LinkTarget};
+use crate::link::host_index;
 use crate::netns::{cookie_of, inside};
+use crate::object;
 use crate::redirector::{open_link, open_live};
-use crate::store::{self, Raw, map_error};
+use crate::store::{Raw, gone, keys, map_error};
 use crate::{EnrollError, RedirectError, Redirector, pins, routing, sysctl};
 
 /// A pod to enrol.
@@ -94,15 +96,12 @@ impl Redirector {
         uid: [u8; UID_BYTES],
         before: Option<PodValue>,
     ) -> Result<usize, EnrollError> {
-        for address in spec.addresses {
-            let key = AddressKey { cookie, ip: Ip::from(*address) };
-            self.store.own.insert(Raw(key), 1, 0).map_err(|e| map_error(maps::OWN, e))?;
-        }
+        self.set_addresses(spec, cookie)?;
         self.make_counters(cookie)?;
         self.store.set_pod(cookie, entry(spec, uid, before))?;
         let folder = self.pins.pod(cookie);
         std::fs::create_dir_all(&folder).map_err(|source| RedirectError::Pin { path: folder, source })?;
-        let mut object = store::load(Some(&self.pins), cookie)?;
+        let mut object = self.loader.load(cookie)?;
         let lookup = fd(&mut object, programs::LOOKUP)?;
         self.attach_lookup(spec, cookie, lookup.as_fd())?;
         let was_direct = open_live(&self.pins.guard(cookie))?.is_none()
@@ -111,6 +110,18 @@ impl Redirector {
         let guard = fd(&mut object, programs::GUARD)?;
         self.attach_guard(spec, cookie, guard.as_fd())?;
         Ok(old)
+    }
+
+    /// Makes the own addresses exactly those of the specification.
+    fn set_addresses(&mut self, spec: &PodSpec<'_>, cookie: u64) -> Result<(), RedirectError> {
+        let wanted: Vec<Ip> = spec.addresses.iter().map(|address| Ip::from(*address)).collect();
+        for ip in &wanted {
+            let key = Raw(AddressKey { cookie, ip: *ip });
+            self.store.own.insert(key, 1, 0).map_err(|e| map_error(maps::OWN, e))?;
+        }
+        let stale =
+            keys(maps::OWN, self.store.own.keys(), |key| key.0.cookie == cookie && !wanted.contains(&key.0.ip))?;
+        stale.iter().try_for_each(|key| gone(maps::OWN, self.store.own.remove(key)))
     }
 
     fn make_counters(&mut self, cookie: u64) -> Result<(), RedirectError> {
@@ -142,8 +153,8 @@ impl Redirector {
         let path = self.pins.guard(cookie);
         let place = &spec.host_link;
         let existing = open_link(&path)?;
+        let ifindex = host_index(place, spec.netns)?;
         let outcome = inside(place.netns, || {
-            let ifindex = index(place.link)?;
             if let Some((link, LinkTarget::Tcx { ifindex: attached })) = &existing
                 && *attached == ifindex
             {
@@ -153,7 +164,7 @@ impl Redirector {
         });
         let link = outcome
             .map_err(|source| EnrollError::Namespace { whose: "the host side", source })?
-            .map_err(|source| EnrollError::HostLink { link: format!("{:?}", place.link), source })?;
+            .map_err(|source| RedirectError::Attach { name: programs::GUARD, source })?;
         match link {
             Some(link) => Ok(pin_anew(link.as_fd(), &path)?),
             None => Ok(()),
@@ -210,7 +221,7 @@ fn uid_bytes(uid: &str) -> Result<[u8; UID_BYTES], EnrollError> {
 }
 
 fn fd(object: &mut aya::Ebpf, name: &'static str) -> Result<std::os::fd::OwnedFd, RedirectError> {
-    let program = store::program(object, name)?;
+    let program = object::program(object, name)?;
     let fd = program.fd().map_err(|source| RedirectError::Program { name, source: Box::new(source) })?;
     fd.as_fd().try_clone_to_owned().map_err(|source| RedirectError::Attach { name, source })
 }
@@ -219,18 +230,6 @@ fn fd(object: &mut aya::Ebpf, name: &'static str) -> Result<std::os::fd::OwnedFd
 fn pin_anew(link: BorrowedFd<'_>, path: &Path) -> Result<(), RedirectError> {
     pins::remove_link(path)?;
     bpf::pin(link, path).map_err(|source| RedirectError::Pin { path: path.into(), source })
-}
-
-fn index(link: Link<'_>) -> io::Result<u32> {
-    match link {
-        Link::Index(index) => Ok(index),
-        Link::Name(name) => {
-            let flags = rustix::net::SocketFlags::CLOEXEC;
-            let kind = rustix::net::SocketType::DGRAM;
-            let socket = rustix::net::socket_with(rustix::net::AddressFamily::INET, kind, flags, None)?;
-            Ok(rustix::net::netdevice::name_to_index(&socket, name)?)
-        }
-    }
 }
 
 pub(crate) fn pod_namespace(source: io::Error) -> EnrollError {

@@ -46,6 +46,9 @@ pub enum RedirectError {
     /// The embedded object could not be loaded.
     #[error("kernel programs: {0}")]
     Object(#[from] Box<aya::EbpfError>),
+    /// The embedded object has no place, or several, for a pod's cookie.
+    #[error("kernel programs: the object does not fit this loader; remedy: cargo xtask ebpf, and build again")]
+    Unpatchable,
     /// The kernel refused a program.
     #[error("kernel program {name}: {source}")]
     Program {

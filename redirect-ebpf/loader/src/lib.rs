@@ -9,8 +9,10 @@
 mod bpf;
 mod enroll;
 mod error;
+mod link;
 mod netlink;
 mod netns;
+mod object;
 mod old;
 mod pins;
 mod probe;

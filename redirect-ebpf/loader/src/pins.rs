@@ -128,7 +128,8 @@ fn ensure_mounted(path: &Path) -> io::Result<()> {
     if rustix::fs::statfs(path)?.f_type & 0xffff_ffff == BPF_FS_MAGIC {
         return Ok(());
     }
-    rustix::mount::mount("bpf", path, "bpf", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, None)?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    rustix::mount::mount("bpf", path, "bpf", flags, Some(c"mode=0700"))?;
     tracing::info!(path = %path.display(), "mounted a BPF file system");
     Ok(())
 }

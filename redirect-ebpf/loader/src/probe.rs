@@ -8,7 +8,8 @@ use std::os::fd::AsFd;
 use redirect_abi::programs;
 
 use crate::bpf::{self, Attach};
-use crate::{RedirectError, netns, sockets, store};
+use crate::object::{self, Loader};
+use crate::{RedirectError, netns, sockets};
 
 /// Something the redirector needs and this kernel (or this process's rights) does not give.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -69,7 +70,7 @@ fn in_scratch() -> Vec<MissingFeature> {
     if let Err(error) = sockets::connections() {
         found.push(missing("listing connections (sock_diag)", "3.3", "build the kernel with CONFIG_INET_DIAG", error));
     }
-    match store::load(None, 0) {
+    match Loader::new(None).load(0) {
         Ok(object) => try_programs(object, &mut found),
         Err(error) => found.push(missing("BPF maps (hash, SOCKHASH, socket storage)", "5.8", RIGHTS, error)),
     }
@@ -78,7 +79,7 @@ fn in_scratch() -> Vec<MissingFeature> {
 
 fn try_programs(mut object: aya::Ebpf, found: &mut Vec<MissingFeature>) {
     for (name, feature, since) in PROGRAMS {
-        let program = match store::program(&mut object, name) {
+        let program = match object::program(&mut object, name) {
             Ok(program) => program,
             Err(error) => {
                 found.push(missing(feature, since, UPGRADE, deep(&error)));

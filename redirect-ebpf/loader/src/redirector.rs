@@ -10,6 +10,7 @@ use redirect_abi::{maps, programs};
 
 use crate::RedirectError;
 use crate::bpf::{self, Attach, LinkTarget};
+use crate::object::{self, Loader};
 use crate::pins::{self, Pins};
 use crate::store::{self, Store, gone, keys, map_error};
 
@@ -26,6 +27,7 @@ pub struct LoadConfig {
 pub struct Redirector {
     pub(crate) pins: Pins,
     pub(crate) store: Store,
+    pub(crate) loader: Loader,
 }
 
 /// The programs at the cgroup. The one that tags proxies comes first, so that none is captured while the rest is attached.
@@ -48,15 +50,16 @@ impl Redirector {
         let cgroup_id = cgroup.metadata().map_err(bad_cgroup)?.ino();
         let pins = Pins::prepare(&config.bpffs)?;
         store::check_pinned_maps(&pins)?;
-        let mut object = store::load(Some(&pins), 0)?;
+        let mut loader = Loader::new(Some(&pins));
+        let mut object = loader.load(0)?;
         let store = Store::open(&mut object, &pins)?;
         for (name, attach) in HOOKS {
-            let program = store::program(&mut object, name)?;
+            let program = object::program(&mut object, name)?;
             let failed = |source| RedirectError::Program { name, source: Box::new(source) };
             let program = program.fd().map_err(failed)?;
             attach_hook(&pins, name, program.as_fd(), cgroup.as_fd(), cgroup_id, attach)?;
         }
-        let redirector = Self { pins, store };
+        let mut redirector = Self { pins, store, loader };
         redirector.replace_pod_programs()?;
         tracing::info!(cgroup = %config.cgroup_root.display(), "redirector loaded");
         Ok(redirector)
@@ -83,7 +86,8 @@ impl Redirector {
         self.store.proxies.insert(cgroup_id, generation, 0).map_err(|e| map_error(maps::PROXIES, e))
     }
 
-    /// Takes a cgroup's rights away: the guard drops TCP of its sockets from now on. One that was not registered is not missed.
+    /// Takes a cgroup's rights away: the guard drops TCP of its sockets from now on, also the last FIN of a proxy that just ended; so
+    /// call it when the cgroup is gone, or to cut a proxy off. One that was not registered is not missed.
     ///
     /// # Errors
     /// Map errors.
@@ -114,14 +118,14 @@ impl Redirector {
     }
 
     /// Puts fresh programs into the links of enrolled pods.
-    fn replace_pod_programs(&self) -> Result<(), RedirectError> {
+    fn replace_pod_programs(&mut self) -> Result<(), RedirectError> {
         for cookie in self.pins.pod_cookies()? {
-            let mut object = store::load(Some(&self.pins), cookie)?;
+            let mut object = self.loader.load(cookie)?;
             for (name, path) in
                 [(programs::LOOKUP, self.pins.lookup(cookie)), (programs::GUARD, self.pins.guard(cookie))]
             {
                 if let Some(link) = open_live(&path)? {
-                    let program = store::program(&mut object, name)?;
+                    let program = object::program(&mut object, name)?;
                     let failed = |source| RedirectError::Program { name, source: Box::new(source) };
                     let program = program.fd().map_err(failed)?;
                     bpf::replace(link.as_fd(), program.as_fd())

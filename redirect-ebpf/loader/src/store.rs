@@ -1,22 +1,17 @@
-//! The embedded object and typed handles on its maps.
+//! Typed handles on the maps.
 #![allow(unsafe_code, reason = "aya wants a promise that keys and values are plain bytes")]
 
 use std::borrow::Borrow;
 
+use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, MapType, PerCpuHashMap, SockHash};
-use aya::programs::{Program, ProgramError};
-use aya::{Ebpf, EbpfLoader};
 use redirect_abi::{
     ABI_VERSION, AddressKey, Counters, ListenerKey, Meta, OldSocket, PodValue, ProxyTag, Slots, SlotsKey,
-    layout::MAGIC, maps, programs,
+    layout::MAGIC, maps,
 };
 
 use crate::RedirectError;
 use crate::pins::Pins;
-
-/// The kernel programs, built by `programs/build.sh` and committed.
-static OBJECT: &[u8] =
-    aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/../programs/object/redirect.bpf.o"));
 
 /// A key or value of the shared layout.
 #[repr(transparent)]
@@ -48,37 +43,6 @@ pub(crate) struct Store {
     pub(crate) slots: HashMap<MapData, Raw<SlotsKey>, Raw<Slots>>,
     pub(crate) old: HashMap<MapData, u64, Raw<OldSocket>>,
     pub(crate) counters: PerCpuHashMap<MapData, u64, Raw<Counters>>,
-}
-
-/// Loads the object. With `pins`, maps are taken from there or made and pinned there; without, they are private (for probing).
-/// `cookie` goes into the per-pod programs.
-pub(crate) fn load(pins: Option<&Pins>, cookie: u64) -> Result<Ebpf, RedirectError> {
-    let mut loader = EbpfLoader::new();
-    loader.override_global(programs::POD_COOKIE, &cookie, true);
-    if let Some(pins) = pins {
-        for name in maps::PINNED {
-            loader.map_pin_path(name, pins.map(name));
-        }
-    }
-    loader.allow_unsupported_maps();
-    loader.load(OBJECT).map_err(|error| RedirectError::Object(Box::new(error)))
-}
-
-/// Loads one program into the kernel and gives it back for its descriptor.
-pub(crate) fn program<'a>(object: &'a mut Ebpf, name: &'static str) -> Result<&'a Program, RedirectError> {
-    let failed = |source| RedirectError::Program { name, source: Box::new(source) };
-    let program = object.program_mut(name).ok_or_else(|| failed(ProgramError::NotLoaded))?;
-    match program {
-        Program::CgroupSock(p) => p.load(),
-        Program::CgroupSockAddr(p) => p.load(),
-        Program::CgroupSockopt(p) => p.load(),
-        Program::SockOps(p) => p.load(),
-        Program::SkLookup(p) => p.load(),
-        Program::SchedClassifier(p) => p.load(),
-        _ => Err(ProgramError::UnexpectedProgramType),
-    }
-    .map_err(failed)?;
-    Ok(program)
 }
 
 impl Store {

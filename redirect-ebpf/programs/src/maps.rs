@@ -40,4 +40,4 @@ pub(crate) static TAGS: SkStorage<ProxyTag> = SkStorage::new();
 /// Namespace cookie of the pod that a per-pod program instance serves. sk_lookup and tc have no helper that tells the namespace
 /// (tc got one in 6.15), so each pod gets an instance with its cookie patched in.
 #[unsafe(no_mangle)]
-pub(crate) static POD_COOKIE: Global<u64> = Global::new(0);
+pub(crate) static POD_COOKIE: Global<u64> = Global::new(redirect_abi::programs::COOKIE_PLACEHOLDER);

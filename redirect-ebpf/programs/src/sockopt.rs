@@ -37,7 +37,11 @@ pub fn culvert_setopt(ctx: SockoptContext) -> i32 {
     };
     match setsockopt(&facts) {
         SetOption::Ignore => ignore(ctx),
-        SetOption::Allow => ALLOW,
+        SetOption::AllowSeen => {
+            // With a length of its own the kernel takes the bytes seen here, also where the caller named more than a page.
+            set_length(ctx, size_of::<u32>() as i32);
+            ALLOW
+        }
         SetOption::NoteTransparent => {
             if let Some(tag) = tag {
                 tag.flags |= ProxyTag::TRANSPARENT;
@@ -62,9 +66,14 @@ fn caller_is_proxy() -> bool {
 /// The kernel shall read the caller's own buffer: also the only way for values longer than a page (iptables).
 #[inline(always)]
 fn ignore(ctx: *mut bpf_sockopt) -> i32 {
-    // SAFETY: optlen is a writable field of this context.
-    unsafe { core::ptr::write_volatile(core::ptr::addr_of_mut!((*ctx).optlen), 0) };
+    set_length(ctx, 0);
     ALLOW
+}
+
+#[inline(always)]
+fn set_length(ctx: *mut bpf_sockopt, length: i32) {
+    // SAFETY: optlen is a writable field of this context.
+    unsafe { core::ptr::write_volatile(core::ptr::addr_of_mut!((*ctx).optlen), length) };
 }
 
 #[inline(always)]

@@ -32,9 +32,11 @@ pub fn metrics_routes(telemetry: &Telemetry) -> Router {
             async move { Reply::with(StatusCode::OK, telemetry::metrics::CONTENT_TYPE, telemetry.render()) }
         }
     };
-    Router::new()
-        .get("/metrics", "OpenMetrics text", scrape(telemetry.clone()))
-        .get("/stats/prometheus", "the same, where Istio's annotations point", scrape(telemetry.clone()))
+    Router::new().get("/metrics", "OpenMetrics text", scrape(telemetry.clone())).get(
+        "/stats/prometheus",
+        "the same, where Istio's annotations point",
+        scrape(telemetry.clone()),
+    )
 }
 
 /// Port 15000: `/logging`, `/quitquitquit`, `/debug/*`.

@@ -168,7 +168,9 @@ async fn read(request: http::Request<Incoming>) -> Result<Request, Reply> {
 
 fn remedy(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::AddrInUse => "another process has it: find it with `ss -ltnp`, stop it or configure another port",
+        io::ErrorKind::AddrInUse => {
+            "another process has it: find it with `ss -ltnp`, stop it or configure another port"
+        }
         io::ErrorKind::PermissionDenied => "ports below 1024 need CAP_NET_BIND_SERVICE: configure another port",
         io::ErrorKind::AddrNotAvailable => "this machine does not have the address: configure another one",
         _ => "configure another address",

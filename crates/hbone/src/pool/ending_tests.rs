@@ -255,7 +255,7 @@ fn a_silent_peer_is_left_and_its_streams_are_lost() {
     run(async {
         let limits = ClientLimits {
             ping_every: Duration::from_millis(30),
-            ping_timeout: Duration::from_millis(60),
+            ping_timeout: Duration::from_millis(250),
             ..ClientLimits::default()
         };
         let (pool, _wire, mut ends) = scripted(limits);

@@ -105,3 +105,15 @@ fn a_stream_stays_small() {
         assert!(is <= most, "{name} has {is} bytes, at most {most} are wanted");
     }
 }
+
+/// Tunnels stay on their worker, but nothing in a stream forbids to hand one to another thread.
+#[test]
+fn streams_may_cross_threads() {
+    fn is_send<T: Send>() {}
+    is_send::<TunnelStream>();
+    is_send::<RecvHalf>();
+    is_send::<SendHalf>();
+    is_send::<crate::Request>();
+    is_send::<crate::ServerHandle>();
+    is_send::<crate::Client>();
+}

@@ -114,15 +114,21 @@ where
             Stop::Drain => self.drain(),
             Stop::Now => return Poll::Ready(Exit::Abort(Reason::NO_ERROR, Ok(()))),
         }
-        match self.pulse.poll(cx, link.active() > 0) {
-            Beat::Fine => {}
-            Beat::Idle => self.drain(),
-            Beat::Dead => {
-                let end = Err(ConnectionError::PingTimeout);
-                return Poll::Ready(Exit::Abort(Reason::NO_ERROR, end));
+        // Bytes before the clock: after a pause of this process an acknowledgement may lie there unread.
+        let mut end = self.poll_connection(cx);
+        if end.is_pending() {
+            match self.pulse.poll(cx, link.active() > 0) {
+                Beat::Fine => {}
+                Beat::Idle => {
+                    self.drain();
+                    end = self.poll_connection(cx);
+                }
+                Beat::Dead => {
+                    let end = Err(ConnectionError::PingTimeout);
+                    return Poll::Ready(Exit::Abort(Reason::NO_ERROR, end));
+                }
             }
         }
-        let end = self.poll_connection(cx);
         if !self.bucket.take(self.shared.link.take_unanswered()) {
             let end = Err(ConnectionError::TooManyResets);
             return Poll::Ready(Exit::Abort(Reason::ENHANCE_YOUR_CALM, end));

@@ -303,7 +303,7 @@ fn streams_beyond_the_limit_are_refused_to_be_tried_elsewhere() {
 fn a_peer_that_does_not_acknowledge_pings_is_left() {
     let limits = ServerLimits {
         ping_every: Duration::from_millis(30),
-        ping_timeout: Duration::from_millis(60),
+        ping_timeout: Duration::from_millis(250),
         ..ServerLimits::default()
     };
     run(async {
@@ -322,6 +322,26 @@ fn a_peer_that_does_not_acknowledge_pings_is_left() {
         assert_eq!(frames.last().map(|f| (f.kind, f.code())), Some((GOAWAY, 0)), "{frames:?}");
         assert_eq!(recv.data().await, Err(Broken::Lost));
         assert!(server.accept().await.is_none());
+    });
+}
+
+#[test]
+fn a_pause_of_this_process_is_not_held_against_the_peer() {
+    let limits = ServerLimits {
+        ping_every: Duration::from_millis(20),
+        ping_timeout: Duration::from_millis(100),
+        ..ServerLimits::default()
+    };
+    run(async {
+        let (io, _server) = start(limits);
+        let mut peer = RawPeer::client(io).await;
+        for _ in 0..2 {
+            let ping = peer.expect(PING).await;
+            peer.send(PING, ACK, 0, ping.payload).await;
+            // The whole thread stands still, as under SIGSTOP or a paused virtual machine; the answer lies there unread.
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        peer.expect(PING).await;
     });
 }
 

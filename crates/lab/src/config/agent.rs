@@ -1,5 +1,7 @@
 //! The node agent's files.
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 
 use super::write;
@@ -10,7 +12,7 @@ use crate::plan::{NodePlan, Plan};
 use crate::programs::AGENT_ADMIN;
 
 /// The configuration of a node's agent.
-pub(crate) fn config(paths: &Paths, cgroup: &std::path::Path, node: &NodePlan) -> Result<(), LabError> {
+pub(crate) fn config(paths: &Paths, cgroup: &Path, plan: &Plan, node: &NodePlan) -> Result<(), LabError> {
     let value = json!({
         "node": node.name,
         "cgroupRoot": cgroup,
@@ -18,6 +20,7 @@ pub(crate) fn config(paths: &Paths, cgroup: &std::path::Path, node: &NodePlan) -
         "zdsSocket": paths.zds_socket(&node.name),
         "podsFile": paths.pods_file(&node.name),
         "admin": AGENT_ADMIN,
+        "logLevel": plan.spec.log,
     });
     write(&paths.agent_config(&node.name), &value)
 }

@@ -241,11 +241,13 @@ proptest! {
     }
 }
 
-/// Never idle, never full: what a fast neighbour looks like.
-struct Flood(Bytes);
+/// Never idle, never full: what a fast neighbour looks like. Counts what was taken from it since the last look.
+struct Flood(Bytes, Rc<RefCell<usize>>);
 
 impl Source for Flood {
     fn poll_recv(&mut self, _cx: &mut Context<'_>, _buffers: &Buffers) -> Poll<Result<Option<Bytes>, Broken>> {
+        *self.1.borrow_mut() += 1;
+        assert!(*self.1.borrow() < 1000, "one turn without end");
         Poll::Ready(Ok(Some(self.0.clone())))
     }
 
@@ -280,11 +282,13 @@ impl Sink for Flood {
 fn a_flood_leaves_both_directions_and_the_neighbours_their_turns() {
     let (progress, buffers) = (Progress::new(), Buffers::default());
     let chunk = Bytes::from(vec![0; 16 * 1024]);
-    let mut flood = relay(Flood(chunk.clone()), Flood(chunk), &progress, &buffers);
+    let taken = Rc::<RefCell<usize>>::default();
+    let mut flood = relay(Flood(chunk.clone(), taken.clone()), Flood(chunk, taken.clone()), &progress, &buffers);
     let (waker, woken) = counting_waker();
     let mut cx = Context::from_waker(&waker);
     for turn in 1..100_u64 {
         // Every poll comes back, has asked for another one, and has given each direction exactly its share.
+        *taken.borrow_mut() = 0;
         assert!(Pin::new(&mut flood).poll(&mut cx).is_pending());
         assert_eq!(woken.load(std::sync::atomic::Ordering::Relaxed) as u64, 2 * turn);
         assert_eq!((progress.a_to_b(), progress.b_to_a()), (turn * TURN as u64, turn * TURN as u64));

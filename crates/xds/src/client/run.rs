@@ -150,7 +150,12 @@ impl Client {
         let Some(answer) = self.machine.conclude(type_url, &rejections) else { return Ok(()) };
         let nack = answer.error_detail.as_ref().map(|e| e.message.clone());
         if let Some(reason) = &nack {
-            tracing::warn!(type_url, rejected = rejections.len(), reason, "resources of the control plane were rejected");
+            tracing::warn!(
+                type_url,
+                rejected = rejections.len(),
+                reason,
+                "resources of the control plane were rejected"
+            );
         }
         send(requests, answer)?;
         self.status.send_modify(|s| {

@@ -1,5 +1,8 @@
 //! The protocol, one state machine per type, without I/O.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 

@@ -129,7 +129,8 @@ fn string_matches_to_wire(list: &[StringMatch]) -> Vec<wire::StringMatch> {
 }
 
 fn accounts(list: Vec<wire::ServiceAccountMatch>) -> Vec<ServiceAccount> {
-    let one = |a: wire::ServiceAccountMatch| ServiceAccount { namespace: a.namespace.into(), name: a.service_account.into() };
+    let one =
+        |a: wire::ServiceAccountMatch| ServiceAccount { namespace: a.namespace.into(), name: a.service_account.into() };
     list.into_iter().map(one).collect()
 }
 

@@ -31,14 +31,13 @@ pub fn service_from_wire(s: wire::Service) -> Result<Service, Reason> {
     for a in &s.addresses {
         match a.length {
             None => vips.push(network_address("addresses", a)?),
-            Some(len) => cidr_vips.push(CidrVip {
-                network: a.network.as_str().into(),
-                cidr: cidr("addresses", &a.address, len)?,
-            }),
+            Some(len) => cidr_vips
+                .push(CidrVip { network: a.network.as_str().into(), cidr: cidr("addresses", &a.address, len)? }),
         }
     }
     let weighted = s.weighted_waypoints.into_iter().map(|w| {
-        let destination = w.destination.ok_or_else(|| Reason::Missing { field: "weighted_waypoints.destination".into() })?;
+        let destination =
+            w.destination.ok_or_else(|| Reason::Missing { field: "weighted_waypoints.destination".into() })?;
         Ok(WeightedWaypoint { destination: gateway("weighted_waypoints.destination", destination)?, weight: w.weight })
     });
     Ok(Service {

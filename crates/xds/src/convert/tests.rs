@@ -1,11 +1,11 @@
 use mesh::authz::{Action, Match};
 use mesh::service::Visibility;
 use mesh::workload::NetworkMode;
-use prost::Message;
 use proptest::prelude::*;
+use prost::Message;
+use prost_types::Any;
 use proto::security as wire_sec;
 use proto::workload as wire;
-use prost_types::Any;
 
 use super::arbitrary::{authorization, service, workload};
 use super::*;
@@ -52,7 +52,7 @@ fn reason(w: wire::Workload) -> String {
 #[test]
 fn empty_fields_become_their_defaults() {
     let w = workload_from_wire(pod()).unwrap();
-    assert_eq!(w.identity().unwrap_err().to_string().contains("ns"), true, "namespace is still empty");
+    assert!(w.identity().is_err(), "a namespace has no default");
     assert_eq!((&*w.trust_domain, &*w.service_account, &*w.cluster_id), ("cluster.local", "default", "Kubernetes"));
     assert_eq!(w.capacity, 1);
 }
@@ -88,7 +88,10 @@ fn malformed_services_are_rejected_and_tolerable_ones_read() {
     let text = reason(wire::Service { addresses: vec![block(Some(33))], ..good() });
     assert_eq!(text, "addresses: a prefix of 33 bits does not fit 10.0.0.0");
     let weighted = vec![wire::WeightedWaypoint { destination: None, weight: 1 }];
-    assert_eq!(reason(wire::Service { weighted_waypoints: weighted, ..good() }), "weighted_waypoints.destination: missing");
+    assert_eq!(
+        reason(wire::Service { weighted_waypoints: weighted, ..good() }),
+        "weighted_waypoints.destination: missing"
+    );
     let odd = wire::Service {
         visibility: 9,
         ports: vec![wire::Port { service_port: 80, target_port: 0, app_protocol: 99 }],
@@ -132,7 +135,9 @@ fn a_mapped_block_becomes_the_ipv4_block_inside() {
     let read = authorization_from_wire(policy(0, wire_sec::Match { source_ips: vec![block], ..Default::default() }));
     assert_eq!(read.unwrap().rules[0].clauses[0].matches[0].source_ips[0].to_string(), "10.0.0.0/8");
     let wide = wire_sec::Address { address, length: 8 };
-    assert!(authorization_from_wire(policy(0, wire_sec::Match { source_ips: vec![wide], ..Default::default() })).is_err());
+    assert!(
+        authorization_from_wire(policy(0, wire_sec::Match { source_ips: vec![wide], ..Default::default() })).is_err()
+    );
 }
 
 #[test]

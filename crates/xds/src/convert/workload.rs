@@ -23,9 +23,10 @@ pub fn workload_from_wire(w: wire::Workload) -> Result<Workload, Reason> {
     if w.uid.is_empty() {
         return Err(Reason::Missing { field: "uid".into() });
     }
-    let services = w.services.iter().map(|(key, list)| {
-        Ok((Arc::from(key.as_str()), ports(&format!("services[{key}]"), &list.ports)?))
-    });
+    let services = w
+        .services
+        .iter()
+        .map(|(key, list)| Ok((Arc::from(key.as_str()), ports(&format!("services[{key}]"), &list.ports)?)));
     Ok(Workload {
         addresses: w.addresses.iter().map(|a| ip("addresses", a)).collect::<Result<_, _>>()?,
         tunnel: tunnel(w.tunnel_protocol)?,

@@ -102,6 +102,13 @@ fn unknown_keys_and_missing_ones_are_mistakes_with_lines() {
 }
 
 #[test]
+fn an_empty_file_is_no_empty_world() {
+    // A file that is being rewritten is empty for a moment; that must not take everything away.
+    assert_eq!(mistakes("").len(), 1);
+    assert_eq!(mistakes("# only a remark\n").len(), 1);
+}
+
+#[test]
 fn all_mistakes_of_meaning_come_at_once() {
     let found = mistakes(
         r#"

@@ -79,13 +79,8 @@ impl Watcher {
         let fd = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).map_err(|e| fail(e.into()))?;
         #[expect(deprecated, reason = "its successor is `unsafe`; an OwnedFd keeps the promise that it asks for")]
         let inotify = AsyncFd::with_interest(fd, Interest::READABLE).map_err(fail)?;
-        let mut made = Self {
-            path: path.to_owned(),
-            world: Arc::default(),
-            inotify,
-            names: BTreeSet::new(),
-            dirty: false,
-        };
+        let mut made =
+            Self { path: path.to_owned(), world: Arc::default(), inotify, names: BTreeSet::new(), dirty: false };
         // Watch first: a change between reading and watching would be missed otherwise.
         made.watch().map_err(fail)?;
         made.world = Arc::new(read(path.to_owned()).await?);
@@ -132,7 +127,8 @@ impl Watcher {
                 Some(p) if !p.as_os_str().is_empty() => p,
                 _ => Path::new("."),
             };
-            let flags = WatchFlags::CLOSE_WRITE | WatchFlags::MOVED_TO | WatchFlags::DELETE_SELF | WatchFlags::MOVE_SELF;
+            let flags =
+                WatchFlags::CLOSE_WRITE | WatchFlags::MOVED_TO | WatchFlags::DELETE_SELF | WatchFlags::MOVE_SELF;
             match inotify::add_watch(self.inotify.get_ref(), folder, flags | WatchFlags::ONLYDIR) {
                 Ok(_) => {}
                 // What the link led to vanished in between; the event of the link itself comes.
@@ -155,7 +151,8 @@ impl Watcher {
                     let name = event.file_name().map(|n| OsString::from_vec(n.to_bytes().to_vec()));
                     let flags = event.events();
                     // Without a name: an overflow of the queue, or the folder itself.
-                    self.dirty |= name.is_none_or(|n| self.names.contains(&n) || n.as_encoded_bytes().starts_with(b".."));
+                    self.dirty |=
+                        name.is_none_or(|n| self.names.contains(&n) || n.as_encoded_bytes().starts_with(b".."));
                     if flags.contains(ReadFlags::IGNORED) && !self.path.exists() {
                         return Err(io::Error::new(io::ErrorKind::NotFound, "the folder is gone"));
                     }

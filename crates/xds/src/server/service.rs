@@ -63,8 +63,8 @@ impl<A: Authorise> Server<A> {
         self.shared.reports.read()
     }
 
-    /// Waits until every connected client that asked for a type has acknowledged it up to a revision. Clients that refuse
-    /// hold it up; see [`Server::clients`] for which.
+    /// Waits until every connected client that asked for a type has acknowledged it up to a revision. A client that refused
+    /// a resource holds it up until it takes that resource in another form; [`Server::clients`] tells which one.
     pub async fn acknowledged(&self, type_url: &str, revision: u64) {
         let mut bell = self.shared.reports.bell.subscribe();
         loop {

@@ -24,6 +24,13 @@ use super::{ClientReport, Grant, TypeReport};
 /// with two addresses each) stays below; one that invents names does not fill the memory.
 const MAX_NAMES: usize = 1_000_000;
 
+/// A response that the client has not answered.
+struct Unanswered {
+    nonce: String,
+    revision: u64,
+    names: Vec<Arc<str>>,
+}
+
 /// What one stream knows and wants.
 pub(super) struct Session {
     grant: Arc<dyn Grant>,
@@ -45,7 +52,9 @@ struct Subscription {
     seen: Option<u64>,
     /// Whether the first response was sent.
     greeted: bool,
-    unanswered: Option<(String, u64)>,
+    unanswered: Option<Unanswered>,
+    /// Names that the client refused, as far as its words tell, and that were not taken since.
+    refused: HashSet<Arc<str>>,
     acked: u64,
     nacks: u64,
     last_nack: Option<String>,
@@ -66,20 +75,26 @@ impl Session {
         }
         let first = !self.types.contains_key(type_url);
         let subscription = self.types.entry(type_url.to_owned()).or_default();
+        let star = |list: &[String]| list.iter().any(|n| n == "*");
         if first {
-            let star = |list: &[String]| list.iter().any(|n| n == "*");
             subscription.wildcard = (request.resource_names_subscribe.is_empty()
                 || star(&request.resource_names_subscribe))
                 && !star(&request.resource_names_unsubscribe);
             subscription.held(&request.initial_resource_versions);
         } else {
             subscription.answer(&request);
+            if star(&request.resource_names_unsubscribe) {
+                subscription.narrow();
+            } else if star(&request.resource_names_subscribe) {
+                subscription.widen();
+            }
         }
         subscription.names(&request);
         if subscription.keys.len() + subscription.sent.len() > MAX_NAMES {
             return Err(Status::resource_exhausted(format!("more than {MAX_NAMES} names on one stream")));
         }
-        let granted = if subscription.wildcard { self.grant.wildcard(type_url) } else { self.grant.on_demand(type_url) };
+        let granted =
+            if subscription.wildcard { self.grant.wildcard(type_url) } else { self.grant.on_demand(type_url) };
         if granted {
             return Ok(());
         }
@@ -99,7 +114,11 @@ impl Session {
             if let Some(mut response) = subscription.next(&view) {
                 self.nonces += 1;
                 response.nonce = self.nonces.to_string();
-                subscription.unanswered = Some((response.nonce.clone(), table.revision()));
+                subscription.unanswered = Some(Unanswered {
+                    nonce: response.nonce.clone(),
+                    revision: table.revision(),
+                    names: response.resources.iter().map(|r| r.name.as_str().into()).collect(),
+                });
                 return Some(response);
             }
         }
@@ -111,7 +130,8 @@ impl Session {
             wildcard: s.wildcard,
             held: s.sent.len(),
             acked: s.acked,
-            sent: s.unanswered.as_ref().map(|(_, revision)| *revision),
+            sent: s.unanswered.as_ref().map(|u| u.revision),
+            refused: s.refused.len(),
             nacks: s.nacks,
             last_nack: s.last_nack.clone(),
         };
@@ -160,15 +180,47 @@ impl Subscription {
 
     /// Takes an ACK or NACK. One for an older response says nothing.
     fn answer(&mut self, request: &DeltaDiscoveryRequest) {
-        let Some((_, revision)) = self.unanswered.take_if(|(nonce, _)| *nonce == request.response_nonce) else { return };
-        match &request.error_detail {
-            None => self.acked = revision,
-            Some(error) => {
-                // Not sent again before it changes: the same bytes would be refused again.
-                self.nacks += 1;
-                self.last_nack = Some(error.message.clone());
+        let Some(answered) = self.unanswered.take_if(|u| u.nonce == request.response_nonce) else { return };
+        if let Some(error) = &request.error_detail {
+            // Not sent again before it changes: the same bytes would be refused again.
+            self.nacks += 1;
+            let named = |n: &Arc<str>| error.message.contains(&**n);
+            // Clients name what they refuse. Where one does not name anything, or not all, all of it counts as refused.
+            let all = error.message.ends_with(" more") || !answered.names.iter().any(named);
+            for name in answered.names {
+                if all || named(&name) {
+                    self.refused.insert(name);
+                } else {
+                    self.refused.remove(&name);
+                }
             }
+            self.last_nack = Some(error.message.clone());
+        } else {
+            for name in &answered.names {
+                self.refused.remove(name);
+            }
+            self.acknowledged(answered.revision);
         }
+    }
+
+    /// Whoever waits for an acknowledgement relies on it, so what was refused once holds it up until it is taken or gone.
+    fn acknowledged(&mut self, revision: u64) {
+        if self.refused.is_empty() {
+            self.acked = revision;
+        }
+    }
+
+    /// From names to everything, in the middle of a stream.
+    fn widen(&mut self) {
+        if !std::mem::replace(&mut self.wildcard, true) {
+            self.seen = None;
+        }
+    }
+
+    /// From everything to the names that were asked for; the client drops the rest by itself.
+    fn narrow(&mut self) {
+        self.wildcard = false;
+        self.sent.retain(|name, _| self.keys.contains(name));
     }
 
     fn names(&mut self, request: &DeltaDiscoveryRequest) {
@@ -211,7 +263,7 @@ impl Subscription {
         self.seen = Some(view.table.revision());
         if self.greeted && response.resources.is_empty() && response.removed_resources.is_empty() {
             // There is nothing to acknowledge.
-            self.acked = view.table.revision();
+            self.acknowledged(view.table.revision());
             return None;
         }
         self.greeted = true;
@@ -249,6 +301,7 @@ impl Subscription {
             Some(stored) if self.follows(view, stored) => self.send(view, stored, response, told),
             Some(_) => {}
             None => {
+                self.refused.remove(name);
                 if self.sent.remove(name).is_some() && told.insert(name.clone()) {
                     response.removed_resources.push(name.to_string());
                 }

@@ -80,7 +80,8 @@ impl Session {
                     self.answered(&mut ledger, &uid, answer);
                 }
                 Step::Del { uid } => {
-                    let error = self.ask(&encode(Payload::Del(DelWorkload { uid: uid.to_string() })), None).await?.err();
+                    let error =
+                        self.ask(&encode(Payload::Del(DelWorkload { uid: uid.to_string() })), None).await?.err();
                     ledger.removed(&uid);
                     self.tell(Event::Removed { connection, uid, error });
                 }

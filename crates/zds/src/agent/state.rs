@@ -104,9 +104,19 @@ impl Shared {
 /// One thing to tell a proxy.
 #[derive(Debug)]
 pub(super) enum Step {
-    Add { uid: Arc<str>, generation: u64, message: Arc<[u8]>, netns: Arc<OwnedFd> },
-    Keep { uid: Arc<str>, generation: u64 },
-    Del { uid: Arc<str> },
+    Add {
+        uid: Arc<str>,
+        generation: u64,
+        message: Arc<[u8]>,
+        netns: Arc<OwnedFd>,
+    },
+    Keep {
+        uid: Arc<str>,
+        generation: u64,
+    },
+    Del {
+        uid: Arc<str>,
+    },
     SnapshotSent,
     /// Nothing now; look again at that time or when the bell rings.
     Wait(Option<Instant>),

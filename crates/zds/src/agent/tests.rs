@@ -114,7 +114,10 @@ impl Proxy {
         let text = match payload {
             Payload::Add(a) => {
                 let ns = File::from(descriptors.into_iter().next().expect("a network namespace"));
-                assert_eq!(ns.metadata().unwrap().ino(), File::open("/proc/self/ns/net").unwrap().metadata().unwrap().ino());
+                assert_eq!(
+                    ns.metadata().unwrap().ino(),
+                    File::open("/proc/self/ns/net").unwrap().metadata().unwrap().ino()
+                );
                 format!("add {} {}", a.uid, a.workload_info.unwrap().name)
             }
             other => {
@@ -329,7 +332,8 @@ async fn too_many_descriptors_are_seen_and_none_is_leaked() {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         assert!(control.push(SendAncillaryMessage::ScmRights(&descriptors)));
-        let sent = rustix::net::sendmsg(proxy.stream().as_fd(), &[IoSlice::new(&[8, 1])], &mut control, SendFlags::empty());
+        let sent =
+            rustix::net::sendmsg(proxy.stream().as_fd(), &[IoSlice::new(&[8, 1])], &mut control, SendFlags::empty());
         assert_eq!(sent, Ok(2));
         assert!(matches!(agent.gone().await, Gone::Violation(Violation::Truncated)));
         agent.server().add("u", &info("a"), netns()).unwrap();

@@ -55,7 +55,9 @@ impl Link {
 
     async fn answer(&self) -> String {
         let packet = timeout(PATIENCE, self.0.receive()).await.unwrap().unwrap();
-        let Some(Answer::Ack(ack)) = WorkloadResponse::decode(&*packet.bytes).unwrap().payload else { panic!("an ack") };
+        let Some(Answer::Ack(ack)) = WorkloadResponse::decode(&*packet.bytes).unwrap().payload else {
+            panic!("an ack")
+        };
         ack.error
     }
 }

@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use redirect_loader::Reason;
@@ -17,6 +18,9 @@ pub const TESTS: &[Test] = &[
     ("datagrams_and_icmp_pass_and_are_counted", datagrams_and_icmp_pass_and_are_counted),
     ("bound_to_a_device_is_refused", bound_to_a_device_is_refused),
     ("marks_are_not_the_apps", marks_are_not_the_apps),
+    ("marks_cannot_be_raced", marks_cannot_be_raced),
+    ("io_uring_is_captured", io_uring_is_captured),
+    ("dnat_of_loopback_leaks_nothing", dnat_of_loopback_leaks_nothing),
     ("flushed_rules_leak_nothing", flushed_rules_leak_nothing),
     ("fast_open_is_captured", fast_open_is_captured),
     ("mptcp_is_refused", mptcp_is_refused),
@@ -188,6 +192,80 @@ fn marks_are_not_the_apps() {
     lab.run("peer", || tcp(&format!("{PEER4}:80")).0.set_mark(0x3000).unwrap());
     sniffer.assert_silent(&lab, "a marked socket");
     assert_eq!(lab.count(Reason::OptionRefused), 9);
+}
+
+/// Another thread changes the value between the hook's look and the kernel's: the kernel must set what the hook saw. Values longer
+/// than a page take another way through the kernel.
+fn marks_cannot_be_raced() {
+    let (lab, _proxy) = Lab::captured();
+    for length in [4usize, 8192] {
+        let value: Vec<AtomicU32> = (0..length / 4).map(|_| AtomicU32::new(0x10)).collect();
+        let stop = AtomicBool::new(false);
+        let allowed = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    value[0].store(0x1010, Ordering::Relaxed);
+                    value[0].store(0x10, Ordering::Relaxed);
+                }
+            });
+            let allowed = lab.run("pod", || {
+                let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
+                let mut allowed = 0;
+                for _ in 0..20_000 {
+                    // SAFETY: pointer and length describe the vector; the kernel copies from memory that others may write.
+                    let failed = unsafe {
+                        let (fd, length) = (socket.as_raw_fd(), length as libc::socklen_t);
+                        libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_MARK, value.as_ptr().cast(), length)
+                    };
+                    allowed += u32::from(failed == 0);
+                    if socket.mark().unwrap() & 0x3000 != 0 {
+                        return Err(allowed);
+                    }
+                }
+                Ok(allowed)
+            });
+            stop.store(true, Ordering::Relaxed);
+            allowed
+        });
+        let allowed = allowed.unwrap_or_else(|n| panic!("length {length}: our bit was set after {n} allowed calls"));
+        assert!((1..20_000).contains(&allowed), "length {length}: {allowed} allowed; nothing was raced");
+    }
+}
+
+fn io_uring_is_captured() {
+    let (lab, _proxy) = Lab::captured();
+    warm_up(&lab);
+    let sniffer = Sniffer::start(&lab);
+    lab.run("pod", || {
+        let (socket, address) = tcp(&format!("{PEER4}:80"));
+        assert_eq!(crate::uring::connect(&socket, &address).unwrap(), 0);
+        (&socket).write_all(MARKER).unwrap();
+        let mut said = [0u8; 16];
+        (&socket).read_exact(&mut said).unwrap();
+        assert_eq!(&said, b"gen=1 port=15001");
+    });
+    sniffer.assert_silent(&lab, "io_uring");
+}
+
+/// An app that may change netfilter turns loopback into the world behind the hook's back.
+fn dnat_of_loopback_leaks_nothing() {
+    let (lab, _proxy) = Lab::captured();
+    warm_up(&lab);
+    let _server = lab.run("peer", || serve("[::]:80"));
+    let sniffer = Sniffer::start(&lab);
+    let rules = format!(
+        "table ip t {{ chain o {{ type nat hook output priority -100; ip daddr 127.0.0.9 tcp dport 80 dnat to {PEER4}; }}; \
+         chain p {{ type nat hook postrouting priority 100; ip daddr {PEER4} masquerade; }}; }}"
+    );
+    lab.run("pod", || std::fs::write("/proc/sys/net/ipv4/conf/all/route_localnet", "1").unwrap());
+    let netns = format!("--net={}", lab.path("pod").display());
+    let status = std::process::Command::new("nsenter").args([&netns, "nft", &rules]).status().unwrap();
+    assert!(status.success());
+    let to: SocketAddr = "127.0.0.9:80".parse().unwrap();
+    let error = lab.run("pod", || TcpStream::connect_timeout(&to, Duration::from_millis(300)).unwrap_err());
+    assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
+    sniffer.assert_silent(&lab, "loopback behind DNAT");
+    assert!(lab.count(Reason::DropApp) >= 1);
 }
 
 fn flushed_rules_leak_nothing() {

@@ -165,6 +165,13 @@ fn a_failed_enrolment_leaves_nothing() {
         let accept = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_fwmark_accept").unwrap();
         assert_eq!(accept.trim(), "0");
     });
+    // A guard on another device would guard nothing: one that leads elsewhere, and one that leads nowhere.
+    for link in [Link::Name("up0"), Link::Name("lo"), Link::Index(4000)] {
+        let wrong = PodSpec { host_link: HostLink { netns: node.as_fd(), link }, ..spec.clone() };
+        let error = lab.redirector().enroll(&wrong).unwrap_err();
+        assert!(matches!(error, EnrollError::HostLink { .. }), "{link:?}: {error}");
+        assert!(lab.redirector().pods().unwrap().is_empty());
+    }
     // An address that the pod does not have cannot be a source.
     let foreign = [PEER4.parse::<IpAddr>().unwrap()];
     let error = lab.redirector().enroll(&PodSpec { addresses: &foreign, ..spec.clone() }).unwrap_err();

@@ -11,6 +11,7 @@ mod generations;
 mod lab;
 mod leaving;
 mod lifecycle;
+mod uring;
 mod wire;
 
 use std::process::ExitCode;

@@ -62,7 +62,8 @@ pub(super) fn members(s: &file::Service, workloads: &mut [Workload], at: &mut At
         let mut at = at.at("endpoints");
         let mut at = at.at(name);
         let Some(w) = workloads.iter_mut().find(|w| *w.uid == *endpoint.workload_uid) else {
-            at.at("workloadUid").mistake(format!("no workload is called {:?}", endpoint.workload_uid), "name one by its uid");
+            at.at("workloadUid")
+                .mistake(format!("no workload is called {:?}", endpoint.workload_uid), "name one by its uid");
             continue;
         };
         if super::workload::health(endpoint.status) != w.health {
