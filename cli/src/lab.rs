@@ -8,6 +8,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, ExitStatus};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -134,10 +135,31 @@ fn up(name: Option<&str>, file: &Path) -> anyhow::Result<ExitCode> {
     let begun = std::time::Instant::now();
     let options = Options { keep: true, progress: Arc::new(|step| eprintln!("  {step}")), ..Options::default() };
     eprintln!("raising the lab {}", spec.name);
+    call_off_on_signal(options.cancel.clone())?;
     let lab = Lab::up(&spec, &options)?;
     eprintln!("up in {:.1} s", begun.elapsed().as_secs_f64());
     print!("{}", show::table(&lab.status()));
     Ok(ExitCode::SUCCESS)
+}
+
+// Ctrl-C and SIGTERM undo what was raised so far, instead of leaving it half way.
+fn call_off_on_signal(cancel: Arc<AtomicBool>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let mut terminate = {
+        let _inside = runtime.enter();
+        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?
+    };
+    std::thread::spawn(move || {
+        runtime.block_on(async {
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = terminate.recv() => {}
+            }
+        });
+        eprintln!("  called off; undoing");
+        cancel.store(true, Ordering::Relaxed);
+    });
+    Ok(())
 }
 
 fn check(file: &Path) -> anyhow::Result<ExitCode> {

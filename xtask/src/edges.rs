@@ -52,7 +52,7 @@ const SOLE_USERS: &[(&str, &str)] = &[
     ("opentelemetry_sdk", "telemetry"),
     ("tracing-opentelemetry", "telemetry"),
     ("prometheus-client", "telemetry"),
-    ("saphyr", "document"),
+    ("saphyr-parser", "document"),
 ];
 
 /// Edges that are not on the map.

@@ -4,15 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chassis::Drain;
-use chassis::admin::{Reply, Router, admin_routes};
+use chassis::admin::{Reply, Router, admin_routes, flow_routes};
 use telemetry::LogHandle;
 
 use crate::config_dump::Dump;
 use crate::here::Shared;
 use crate::pods::Pods;
-
-/// Flows handed out at once at most: a page of some 500 KiB.
-const FLOWS: usize = 1_000;
 
 /// All routes of port 15000.
 pub(crate) fn routes(
@@ -23,7 +20,6 @@ pub(crate) fn routes(
     deadline: Duration,
 ) -> Router {
     let (dump_shared, dump_pods) = (shared.clone(), pods.clone());
-    let telemetry = shared.telemetry.clone();
     admin_routes(log, drain, deadline)
         .get(
             "/config_dump",
@@ -33,11 +29,5 @@ pub(crate) fn routes(
                 async move { Reply::json(&dump) }
             },
         )
-        .get("/flows", "ended connections, oldest first; ?since=<next of the last page>", move |request| {
-            let telemetry = telemetry.clone();
-            async move {
-                let since = request.query.get("since").and_then(|s| s.parse().ok()).unwrap_or(0);
-                Reply::json(&telemetry.flows().since(since, FLOWS))
-            }
-        })
+        .merge(flow_routes(&shared.telemetry))
 }

@@ -8,9 +8,8 @@ use anyhow::{Context, Result};
 use chassis::admin::{metrics_routes, readiness_routes};
 use chassis::readiness::Gate;
 use chassis::{Drain, Server, Signals};
-use identity::channel::{ChannelConfig, Roots};
-use identity::signer::{GrpcSigner, GrpcSignerConfig};
-use identity::{Manager, ManagerConfig};
+use identity::channel::{ChannelConfig, TrustedRoots};
+use identity::{GrpcSigner, GrpcSignerConfig, Manager};
 use telemetry::{AccessLog, LineWriter, LogConfig, LogFormat, Sampler, Telemetry, Tracing, TracingConfig};
 use tokio::sync::mpsc;
 
@@ -39,7 +38,7 @@ async fn serve(config: Config) -> Result<()> {
     let drain = Drain::new();
     let gate = Gate::new();
     let telemetry = Telemetry::new(telemetry::Config {
-        access: Some(AccessLog::new(log.writer(), log.format())),
+        access: Some(AccessLog::new(&log)),
         tracing: tracing.clone(),
         ..telemetry::Config::default()
     });
@@ -74,8 +73,10 @@ async fn serve(config: Config) -> Result<()> {
         _ended = signals.drain(&drain, deadline) => {}
     }
     drop(ended);
-    if let Some(tracing) = tracing {
-        tracing.shutdown(FLUSH).await;
+    if let Some(exporter) = tracing {
+        if !exporter.flush(FLUSH).await {
+            tracing::warn!("the collector did not take all spans in time");
+        }
     }
     log.flush(FLUSH);
     Ok(())
@@ -176,17 +177,17 @@ impl Ports {
 fn identities(config: &Config) -> Result<Manager> {
     let ca = &config.ca;
     let channel = ChannelConfig {
-        address: ca.address.clone(),
-        roots: Roots::File(ca.root_file.clone()),
         alt_name: ca.alt_name.clone(),
+        ..ChannelConfig::new(&ca.address, TrustedRoots::File(ca.root_file.clone()))
     };
     let signer = GrpcSigner::new(GrpcSignerConfig {
         channel,
-        token_file: ca.token_file.clone(),
-        cluster: config.cluster.clone(),
+        token_file: Some(ca.token_file.clone()),
+        cluster_id: config.cluster.clone(),
         headers: Vec::new(),
+        impersonate: true,
     })
     .context("`ca`")?;
-    let manager = ManagerConfig { lifetime: ca.certificate_lifetime.0, ..ManagerConfig::default() };
+    let manager = identity::Config { ttl: ca.certificate_lifetime.0, ..identity::Config::default() };
     Ok(Manager::new(manager, Arc::new(signer)))
 }

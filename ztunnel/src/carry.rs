@@ -1,14 +1,15 @@
 //! The middle of both stories: bytes flow until close, reset, drain, or until somebody takes the permission away.
 
-use std::future::{Future, pending, poll_fn};
-use std::pin::pin;
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Instant;
 
 use hbone::TunnelStream;
 use mesh::{Direction, Outcome};
 use net::relay::{Ended, IntoEnd, Progress, Side, TcpEnd, relay};
 use net::socket;
 use policy::{Permit, Subject, Verdict};
-use telemetry::{Counters, Record};
+use telemetry::{Meter, Record};
 use tokio::net::TcpStream;
 
 use crate::here::Here;
@@ -42,20 +43,23 @@ pub(crate) async fn carry(
     record: &mut Record,
     permit: Option<Permit>,
 ) -> Outcome {
-    let way = Way { app_is_source: record.facts().direction == Direction::Outbound, counters: &record.counters() };
+    let progress = Arc::new(Progress::new());
+    let app_is_source = record.facts().direction == Direction::Outbound;
+    record.meter(Arc::new(Way { app_is_source, progress: progress.clone() }));
+    record.opened();
     let app = TcpEnd::new(app);
     let app_socket = app.stream().clone();
     let (outcome, withdrawn) = match far {
         Far::Plain(stream) => {
             let far = TcpEnd::new(stream);
             let far_socket = far.stream().clone();
-            let ended = run(here, app, far, &way, permit.as_ref()).await;
+            let ended = run(here, app, far, &progress, permit.as_ref()).await;
             if let Some(health) = socket::tcp_info(&far_socket) {
                 record.health(crate::here::health(&health));
             }
             ended
         }
-        Far::Tunnel(stream) => run(here, app, TunnelEnd::new(stream), &way, permit.as_ref()).await,
+        Far::Tunnel(stream) => run(here, app, TunnelEnd::new(stream), &progress, permit.as_ref()).await,
     };
     drop(app_socket);
     if let Some(denial) = withdrawn {
@@ -64,41 +68,40 @@ pub(crate) async fn carry(
     outcome
 }
 
-/// Which end is the source of the connection, and where its bytes are counted.
-struct Way<'a> {
+/// The relay's own counters, read as from source to destination.
+#[derive(Debug)]
+struct Way {
     app_is_source: bool,
-    counters: &'a Counters,
+    progress: Arc<Progress>,
 }
 
-impl Way<'_> {
-    fn count(&self, progress: &Progress) {
-        let (from_app, to_app) = (progress.a_to_b(), progress.b_to_a());
-        let (forth, back) = if self.app_is_source { (from_app, to_app) } else { (to_app, from_app) };
-        self.counters.set_to_destination(forth);
-        self.counters.set_to_source(back);
+impl Meter for Way {
+    fn to_destination(&self) -> u64 {
+        if self.app_is_source { self.progress.a_to_b() } else { self.progress.b_to_a() }
+    }
+
+    fn to_source(&self) -> u64 {
+        if self.app_is_source { self.progress.b_to_a() } else { self.progress.a_to_b() }
+    }
+
+    fn first_byte(&self) -> Option<Instant> {
+        if self.app_is_source { self.progress.first_b_to_a() } else { self.progress.first_a_to_b() }
     }
 }
 
 /// Why a connection is ended from outside.
 type Cut = (Outcome, Option<policy::Denial>);
 
-async fn run<B>(here: &Here, app: TcpEnd, far: B, way: &Way<'_>, permit: Option<&Permit>) -> Cut
+async fn run<B>(here: &Here, app: TcpEnd, far: B, progress: &Progress, permit: Option<&Permit>) -> Cut
 where
     B: IntoEnd,
     B::End: Unpin,
 {
-    let progress = Progress::new();
     // Cut connections end with a reset: the application must not take a part for the whole.
     progress.abort_on_drop(true);
-    let mut relay = pin!(relay(app, far, &progress, &here.worker.buffers));
-    let counted = poll_fn(|cx| {
-        let ended = relay.as_mut().poll(cx);
-        way.count(&progress);
-        ended
-    });
     tokio::select! {
         biased;
-        ended = counted => (outcome(ended), None),
+        ended = relay(app, far, progress, &here.worker.buffers) => (outcome(ended), None),
         cut = cut(here, permit) => cut,
     }
 }

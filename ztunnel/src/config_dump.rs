@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use identity::{CertificateState, State};
 use mesh::Direction;
 use serde::Serialize;
+use telemetry::timestamp::Timestamp;
 use xds::local;
 
 use crate::config::Config;
@@ -19,7 +21,7 @@ pub(crate) struct Dump {
     workloads: Vec<local::Workload>,
     services: Vec<local::Service>,
     policies: Vec<local::Policy>,
-    certificates: Vec<identity::CertificateState>,
+    certificates: Vec<Certificates>,
     workload_state: BTreeMap<Arc<str>, PodState>,
     version: Version,
     config: Config,
@@ -63,7 +65,7 @@ impl Dump {
             workloads: directory.workloads().map(|w| local::Workload::from(&**w)).collect(),
             services: directory.services().map(|s| local::Service::from(&**s)).collect(),
             policies: policies.iter().map(|p| local::Policy::from(&**p)).collect(),
-            certificates: shared.identities.dump(),
+            certificates: shared.identities.dump().iter().map(Certificates::from).collect(),
             workload_state: state.collect(),
             version: Version { version: env!("CARGO_PKG_VERSION") },
             config: shared.config.clone(),
@@ -81,4 +83,51 @@ fn pod_state(shared: &Shared, pod: &Pod) -> PodState {
     }
     let trust_domain = shared.world.local_now(pod).map_or_else(|| "".into(), |w| w.trust_domain.clone());
     PodState { state: "Up", connections, info: Info { pod: pod.info().clone(), trust_domain } }
+}
+
+/// The certificates of one identity.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Certificates {
+    identity: String,
+    state: &'static str,
+    cert_chain: Vec<Certificate>,
+    root_certs: Vec<Certificate>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Certificate {
+    pem: String,
+    serial_number: String,
+    valid_from: Option<Timestamp>,
+    expiration_time: Option<Timestamp>,
+}
+
+impl From<&CertificateState> for Certificates {
+    fn from(held: &CertificateState) -> Self {
+        let (from, until) = (held.valid_from.map(Timestamp), held.expires.map(Timestamp));
+        let part = |(at, pem): (usize, &String)| Certificate {
+            pem: pem.clone(),
+            // The manager knows the leaf's numbers; who wants those of the others reads their PEM.
+            serial_number: if at == 0 { held.serial.clone() } else { String::new() },
+            valid_from: from.filter(|_| at == 0),
+            expiration_time: until.filter(|_| at == 0),
+        };
+        let roots = Some(held.roots_pem.clone()).filter(|pem| !pem.is_empty());
+        Self {
+            identity: held.identity.to_string(),
+            state: match held.state {
+                State::Available => "Available",
+                State::Expired => "Expired",
+                State::Initializing => "Initializing",
+                State::Unavailable => "Unavailable",
+            },
+            cert_chain: held.chain_pem.iter().enumerate().map(part).collect(),
+            root_certs: roots
+                .map(|pem| Certificate { pem, serial_number: String::new(), valid_from: None, expiration_time: None })
+                .into_iter()
+                .collect(),
+        }
+    }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hbone::{Dial, DialTimings, Dialled, OpenError, PoolKey};
-use identity::stream::{HandshakeError, SecureStream};
+use identity::stream::{self, HandshakeError, SecureStream};
 use mesh::Outcome;
 use net::socket::{self, ConnectError, ConnectOptions};
 use telemetry::Record;
@@ -29,6 +29,8 @@ pub(crate) struct PodDialer {
 pub(crate) enum DialError {
     #[error("cannot reach the tunnel's end: {0}")]
     Connect(#[from] ConnectError),
+    #[error("TLS cannot be set up: {0}")]
+    Config(#[from] identity::ConfigError),
     #[error("no certificate for the workload: {0}")]
     Identity(#[from] identity::Unavailable),
     #[error("the peer did not finish its TLS handshake within {TLS:?}")]
@@ -48,10 +50,10 @@ impl Dial for PodDialer {
             ConnectOptions { to: key.tunnel.0, source: None, mark: self.shared.egress_mark(), timeout: CONNECT };
         let tcp = socket::connect(Some(self.pod.netns()), &options).await?;
         let connected = Instant::now();
-        let config = certificate.client_config(&key.expected);
-        let (io, peer) = timeout(TLS, SecureStream::connect(tcp, config)).await.map_err(|_| DialError::Slow)??;
+        let config = certificate.client_config(&key.expected)?;
+        let (io, peer) = timeout(TLS, stream::connect(tcp, config)).await.map_err(|_| DialError::Slow)??;
         let timings = DialTimings { connect: connected - began, tls: connected.elapsed() };
-        Ok(Dialled { io, peer, timings })
+        Ok(Dialled { io, peer: peer.identity, timings })
     }
 }
 
@@ -69,7 +71,7 @@ pub(crate) fn open_outcome(error: &OpenError<DialError>, record: &mut Record) ->
         OpenError::Closed => Outcome::TunnelLost,
         OpenError::Dial(dial) => match &**dial {
             DialError::Connect(connect) => of_connect(connect),
-            DialError::Identity(_) => Outcome::IdentityUnavailable,
+            DialError::Config(_) | DialError::Identity(_) => Outcome::IdentityUnavailable,
             DialError::Slow | DialError::Tls(_) => Outcome::TlsFailed,
         },
         OpenError::Handshake(_) => Outcome::H2HandshakeFailed,

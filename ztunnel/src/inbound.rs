@@ -7,9 +7,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use directory::{Authority, InboundRefusal, InboundTarget};
+use directory::{Authority, InboundTarget};
 use hbone::{Baggage, Request, ResponseHeaders, Server};
-use identity::stream::SecureStream;
+use identity::Peer;
+use identity::stream;
 use mesh::{AppAddr, Direction, Identity, NetworkAddress, Outcome, PeerAddr, Workload};
 use net::proxy_header;
 use net::socket::{self, ConnectOptions};
@@ -33,6 +34,8 @@ struct Tunnel {
     peer: PeerAddr,
     local_ip: IpAddr,
     client: Identity,
+    /// The certificate that proved it.
+    shown: Peer,
     workload: Arc<Workload>,
 }
 
@@ -67,11 +70,12 @@ async fn handshake(
     let unavailable = |e: String| (Outcome::IdentityUnavailable, e);
     let own = workload.identity().map_err(|e| unavailable(e.to_string()))?;
     let certificate = here.shared.identities.certificate(&own).await.map_err(|e| unavailable(e.to_string()))?;
-    let accepted = timeout(HANDSHAKE, SecureStream::accept(tcp, certificate.server_config())).await;
-    let (io, client) = accepted
+    let accepted = timeout(HANDSHAKE, stream::accept(tcp, certificate.server_config())).await;
+    let (io, shown) = accepted
         .map_err(|_| (Outcome::TlsFailed, "the peer did not finish its TLS handshake in time".to_owned()))?
         .map_err(|e| (Outcome::TlsFailed, e.to_string()))?;
-    Ok((Tunnel { peer, local_ip, client, workload }, hbone::serve(io, here.server_limits())))
+    let client = shown.identity.clone();
+    Ok((Tunnel { peer, local_ip, client, shown, workload }, hbone::serve(io, here.server_limits())))
 }
 
 async fn serve(here: Rc<Here>, tunnel: Rc<Tunnel>, mut server: Server) {
@@ -84,7 +88,7 @@ async fn serve(here: Rc<Here>, tunnel: Rc<Tunnel>, mut server: Server) {
                 here.shared.drain.forced().await;
                 handle.close();
             }
-            () = revoked(&here, &tunnel.client) => {
+            () = revoked(&here, &tunnel.shown) => {
                 tracing::warn!(client = %tunnel.client, peer = %tunnel.peer, "certificate revoked: tunnel closed");
                 handle.close();
             }
@@ -94,7 +98,7 @@ async fn serve(here: Rc<Here>, tunnel: Rc<Tunnel>, mut server: Server) {
         while let Some(request) = server.accept().await {
             match request {
                 Ok(request) => {
-                    tokio::task::spawn_local(stream(here.clone(), tunnel.clone(), request));
+                    tokio::task::spawn_local(one(here.clone(), tunnel.clone(), request));
                 }
                 Err(error) => tracing::debug!(peer = %tunnel.peer, client = %tunnel.client, %error, "tunnel ended"),
             }
@@ -109,7 +113,7 @@ async fn serve(here: Rc<Here>, tunnel: Rc<Tunnel>, mut server: Server) {
 }
 
 /// One stream: one connection of a client's application to ours.
-async fn stream(here: Rc<Here>, tunnel: Rc<Tunnel>, mut request: Request) {
+async fn one(here: Rc<Here>, tunnel: Rc<Tunnel>, mut request: Request) {
     let target = SocketAddr::new(tunnel.local_ip, 0);
     let mut record = here.record(Direction::Inbound, tunnel.peer, target);
     describe(&here, &tunnel, &request, &mut record);
@@ -129,7 +133,8 @@ async fn stream(here: Rc<Here>, tunnel: Rc<Tunnel>, mut request: Request) {
     let joined = match joined {
         Ok(joined) => joined,
         Err(outcome) => {
-            request.refuse(status(&request, outcome));
+            let status = status(&request, outcome);
+            request.refuse(status);
             return record.finish(outcome);
         }
     };
@@ -140,7 +145,6 @@ async fn stream(here: Rc<Here>, tunnel: Rc<Tunnel>, mut request: Request) {
     };
     let to = joined.app_addr.to_string();
     let _entry = here.pod.enter(Direction::Inbound, tunnel.peer.0, to.clone(), to, "HBONE");
-    record.opened();
     let outcome = carry(&here, joined.app, Far::Tunnel(far), &mut record, Some(joined.permit)).await;
     record.finish(outcome);
 }
@@ -187,11 +191,7 @@ fn target_of(here: &Here, tunnel: &Tunnel, request: &Request, record: &mut Recor
     let found = here.shared.world.directory().inbound(&tunnel.workload, tunnel.local_ip, &authority);
     found.map_err(|refusal| {
         record.error(refusal.to_string());
-        match refusal {
-            InboundRefusal::IllegalPort { .. } => Outcome::IllegalDestination,
-            InboundRefusal::WrongAddress { .. } => Outcome::BadRequest,
-            _ => Outcome::UnknownDestination,
-        }
+        refusal.outcome()
     })
 }
 
@@ -250,6 +250,11 @@ fn describe(here: &Here, tunnel: &Tunnel, request: &Request, record: &mut Record
 }
 
 /// Resolves when the client's certificate is revoked.
-async fn revoked(here: &Here, client: &Identity) {
-    here.shared.identities.revoked(client).await;
+async fn revoked(here: &Here, shown: &Peer) {
+    let mut lists = here.shared.identities.revocations();
+    let named = lists.wait_for(|crl| crl.revokes(shown)).await.is_ok();
+    if !named {
+        // The manager is gone: nobody will revoke anything any more.
+        std::future::pending::<()>().await;
+    }
 }

@@ -27,8 +27,8 @@ pub(crate) async fn permit(
     }
     match judgement.verdict {
         Verdict::Permitted(permit) => {
-            if let Reason::Rule { policy, rule } = permit.reason() {
-                record.allowed(format!("{policy} rule {rule}"));
+            if let Reason::Rule { policy, .. } = permit.reason() {
+                record.allowed(policy.clone());
             }
             Ok(permit)
         }

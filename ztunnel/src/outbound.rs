@@ -41,7 +41,6 @@ pub(crate) async fn outbound(here: Rc<Here>, app: TcpStream) {
     };
     let (actual, protocol) = (joined.actual.to_string(), joined.far.protocol());
     let _entry = here.pod.enter(Direction::Outbound, peer.0, original.to_string(), actual, protocol);
-    record.opened();
     let outcome = carry(&here, app, joined.far, &mut record, None).await;
     record.finish(outcome);
 }
@@ -79,6 +78,10 @@ async fn join(here: &Here, peer: PeerAddr, original: OriginalDst, record: &mut R
             record.error("the destination is on another network, and this version does not cross networks");
             Err(Outcome::NoHealthyUpstream)
         }
+        Route::Named(named) => {
+            record.error(format!("the endpoint has only the name {:?}, and this version does not look names up", named.hostname()));
+            Err(Outcome::NoHealthyUpstream)
+        }
     }
 }
 
@@ -101,12 +104,7 @@ async fn resolve(here: &Here, source: &Workload, original: OriginalDst) -> Resul
 
 fn refuse(unresolved: &Unresolved, record: &mut Record) -> Outcome {
     record.error(unresolved.to_string());
-    match unresolved {
-        Unresolved::NoHealthyUpstream { .. } => Outcome::NoHealthyUpstream,
-        Unresolved::WaypointUnresolved { .. } => Outcome::WaypointUnresolved,
-        Unresolved::UnknownPod { .. } => Outcome::UnknownDestination,
-        Unresolved::IllegalDestination { .. } => Outcome::IllegalDestination,
-    }
+    unresolved.outcome()
 }
 
 fn destination(record: &mut Record, workload: Option<Arc<Workload>>, service: Option<Arc<Service>>) {

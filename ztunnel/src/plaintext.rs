@@ -38,7 +38,6 @@ pub(crate) async fn plaintext(here: Rc<Here>, client: TcpStream) {
     };
     let to = original.to_string();
     let _entry = here.pod.enter(Direction::Inbound, peer.0, to.clone(), to, "TCP");
-    record.opened();
     let outcome = carry(&here, app, Far::Plain(client), &mut record, Some(permit)).await;
     record.finish(outcome);
 }

@@ -64,6 +64,14 @@ impl Lab {
         Ok(http_get(&self.paths.netns(&newest.netns()), at, "GET", "/stats/prometheus")?.body)
     }
 
+    /// Ended connections that a node's ztunnel remembers, oldest first, from a cursor on (0 for all): its `/flows` page.
+    ///
+    /// # Errors
+    /// When there is none, or it does not answer.
+    pub fn flows(&self, node: &str, since: u64) -> Result<Value, LabError> {
+        self.ztunnel_admin(node, &format!("/flows?since={since}"))?.json()
+    }
+
     /// Asks the admin server of a node's agent.
     ///
     /// # Errors

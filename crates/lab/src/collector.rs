@@ -121,7 +121,7 @@ pub(crate) fn start(lab: &Lab, plan: &Plan) -> Result<(), LabError> {
     let log = lab.paths.log(COLLECTOR);
     let launch = Launch { name: COLLECTOR.to_owned(), argv, enter, env: BTreeMap::new(), log };
     let record = lab.start(launch)?;
-    wait::until_listening(&record, &lab.paths.netns("infra"), &ips[..1], OTLP_PORT)
+    wait::until_listening(lab, &record, &lab.paths.netns("infra"), &ips[..1], OTLP_PORT)
 }
 
 impl Lab {

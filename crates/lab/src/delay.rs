@@ -65,7 +65,7 @@ pub(crate) fn insert(lab: &Lab, node: &str, at: usize, by: Duration) -> Result<(
 fn join(lab: &Lab, node: &str, at: usize, record: &Record) -> Result<(), LabError> {
     let wire = lab.paths.netns("wire");
     netns::inside(&wire, || {
-        wait::until_ready(record, "its devices", READY, || {
+        wait::until_ready(lab, record, "its devices", READY, || {
             // Interfaces of the calling thread's namespace (proc(5)).
             let devices = fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default();
             Ok([near(at), far(at)].iter().all(|d| devices.contains(&format!("{d}:"))))

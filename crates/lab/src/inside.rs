@@ -14,6 +14,7 @@ use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_bind, mount_chang
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 use serde::{Deserialize, Serialize};
 
+use crate::caps;
 use crate::delay;
 use crate::error::{Doing, LabError};
 use crate::netns::fresh_namespace;
@@ -36,6 +37,8 @@ pub(crate) struct Enter {
     pub(crate) folder: PathBuf,
     /// Whether it leaves the terminal of the one who started it.
     pub(crate) session: bool,
+    /// Capabilities that are left to it, as bits; all when not given.
+    pub(crate) capabilities: Option<u64>,
     /// Who it runs as: user and group number.
     pub(crate) user: Option<(u32, u32)>,
 }
@@ -84,7 +87,8 @@ impl Enter {
         if !self.binds.is_empty() {
             self.own_mounts()?;
         }
-        std::env::set_current_dir(&self.folder).doing(|| format!("cannot go to {}", self.folder.display()))
+        std::env::set_current_dir(&self.folder).doing(|| format!("cannot go to {}", self.folder.display()))?;
+        self.capabilities.map_or(Ok(()), caps::keep_only)
     }
 
     fn own_mounts(&self) -> Result<(), LabError> {

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
+use crate::caps;
 use crate::cgroup::Tree;
 use crate::command::InsideCommand;
 use crate::down::down;
@@ -249,6 +250,7 @@ impl Lab {
         let there = binds.iter().filter(|(_, theirs)| std::fs::exists(theirs).unwrap_or(false));
         place.enter.binds = there.map(|(ours, theirs)| (folder.join(ours), PathBuf::from(theirs))).collect();
         place.enter.folder = "/srv".into();
+        place.enter.capabilities = Some(caps::container(pod.pod.capabilities.iter(), [].iter()));
         place.env = pod.pod.env.clone();
         place
     }
@@ -292,11 +294,14 @@ impl Lab {
 
     /// Tells of a step; the place where raising can be called off.
     pub(crate) fn step(&self, text: &str) -> Result<(), LabError> {
-        if self.options.cancel.load(Ordering::Relaxed) {
-            return Err(LabError::Cancelled);
-        }
+        self.go_on()?;
         (self.options.progress)(text);
         Ok(())
+    }
+
+    /// Whether to go on, or to give up because raising was called off.
+    pub(crate) fn go_on(&self) -> Result<(), LabError> {
+        if self.options.cancel.load(Ordering::Relaxed) { Err(LabError::Cancelled) } else { Ok(()) }
     }
 
     /// Keeps other processes from changing the lab at the same time.
@@ -343,6 +348,20 @@ impl Place {
     /// A command in this place: its network, its files, its control group.
     pub fn command(&self, program: &str) -> InsideCommand {
         InsideCommand::new(self.enter.clone(), self.env.clone(), program)
+    }
+
+    /// This place for one who is in a container with these capabilities (as in `NET_ADMIN`) on top of the default, and
+    /// without those.
+    ///
+    /// # Errors
+    /// When a name is not a capability.
+    pub fn with_capabilities(mut self, added: &[&str], dropped: &[&str]) -> Result<Self, LabError> {
+        if let Some(wrong) = added.iter().chain(dropped).find(|n| caps::by_name(n).is_none()) {
+            return Err(LabError::Unfit(format!("{wrong:?} is not a capability; write it as in NET_ADMIN")));
+        }
+        let own = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
+        self.enter.capabilities = Some(caps::container(own(added).iter(), own(dropped).iter()));
+        Ok(self)
     }
 
     /// Runs a function on a thread inside the network namespace; sockets that it makes stay there. Only the network is

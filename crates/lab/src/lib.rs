@@ -15,6 +15,7 @@
 //! (the handle) with `command`, `capture`, `fault`, `admin`, `status` → `down`.
 
 mod admin;
+mod caps;
 mod capture;
 mod cgroup;
 mod collector;

@@ -59,7 +59,7 @@ pub(crate) fn raise(lab: &Lab, plan: &Plan) -> Result<(), LabError> {
     }
     until_authority_ready(lab, plan, &ca)?;
     for (node, record) in &agents {
-        wait::until_ready(record, "its socket for ztunnel", READY, || Ok(lab.paths.zds_socket(&node.name).exists()))?;
+        wait::until_ready(lab, record, "its socket for ztunnel", READY, || Ok(lab.paths.zds_socket(&node.name).exists()))?;
         start_ztunnel(lab, plan, node, 1)?;
     }
     lab.step("waiting for the mesh")?;
@@ -81,7 +81,7 @@ fn start_ca(lab: &Lab) -> Result<Record, LabError> {
 
 fn until_authority_ready(lab: &Lab, plan: &Plan, ca: &Record) -> Result<(), LabError> {
     let ips: Vec<_> = plan.infra().into_iter().take(1).collect();
-    wait::until_listening(ca, &lab.paths.netns("infra"), &ips, CA_PORT)
+    wait::until_listening(lab, ca, &lab.paths.netns("infra"), &ips, CA_PORT)
 }
 
 fn start_agent(lab: &Lab, plan: &Plan, node: &NodePlan) -> Result<Record, LabError> {
@@ -135,7 +135,7 @@ pub(crate) fn until_ztunnels_ready(lab: &Lab) -> Result<(), LabError> {
         let name = one.process();
         let Some(record) = processes.iter().find(|p| p.launch.name == name) else { continue };
         let to = admin::address(ZTUNNEL_READY)?;
-        wait::until_ready(record, "readiness", READY, || {
+        wait::until_ready(lab, record, "readiness", READY, || {
             Ok(admin::http_get(&lab.paths.netns(&one.netns()), to, "GET", "/healthz/ready").is_ok_and(|a| a.status == 200))
         })?;
     }
@@ -148,7 +148,7 @@ pub(crate) fn until_enrolled(lab: &Lab, plan: &Plan) -> Result<(), LabError> {
         let name = format!("{}/agent", node.name);
         let record = lab.state().process(&name)?.clone();
         let here: Vec<&PodPlan> = plan.pods.iter().filter(|p| p.pod.mesh && p.pod.node == node.name).collect();
-        wait::until_ready(&record, "the capture of all pods", READY, || {
+        wait::until_ready(lab, &record, "the capture of all pods", READY, || {
             let captured = captured_pods(lab, &node.name).unwrap_or_default();
             Ok(here.iter().all(|p| captured.get(&p.uid).is_some_and(|c| c == CAPTURED)))
         })?;
@@ -162,7 +162,7 @@ pub(crate) fn until_forgotten(lab: &Lab, pod: &PodPlan) -> Result<(), LabError> 
         return Ok(());
     }
     let record = lab.state().process(&format!("{}/agent", pod.pod.node))?.clone();
-    wait::until_ready(&record, "the end of a pod's capture", READY, || {
+    wait::until_ready(lab, &record, "the end of a pod's capture", READY, || {
         Ok(!captured_pods(lab, &pod.pod.node).unwrap_or_default().contains_key(&pod.uid))
     })
 }

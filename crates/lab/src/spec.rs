@@ -85,6 +85,9 @@ pub struct Pod {
     /// Variables of its environment.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
+    /// Capabilities on top of those that a container has by default, as in `NET_ADMIN`.
+    #[serde(default)]
+    pub capabilities: Vec<String>,
     /// When the pod counts as ready.
     #[serde(default)]
     pub ready: Option<Ready>,

@@ -5,6 +5,7 @@ use std::path::{Component, Path};
 
 use document::{Check, Report};
 
+use crate::caps;
 use crate::spec::{OtlpTo, Pod, Service, Spec};
 use crate::spec_policy::{self, PolicyScope};
 
@@ -90,6 +91,12 @@ impl Spec {
         }
         if pod.ready.as_ref().is_some_and(|r| r.tcp == 0) {
             report.at(&place).at("ready").at("tcp").mistake("0 is not a port", "use 1 to 65535");
+        }
+        for (at, name) in pod.capabilities.iter().enumerate() {
+            if caps::by_name(name).is_none() {
+                let what = format!("{name:?} is not a capability");
+                report.at(&place).at("capabilities").at(at).mistake(what, "write it as in NET_ADMIN (capabilities(7), without CAP_)");
+            }
         }
         for (at, key) in pod.policies.iter().enumerate() {
             let found = self.policies.iter().find(|p| p.key() == *key);

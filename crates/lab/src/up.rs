@@ -175,7 +175,8 @@ fn start_pods(lab: &Lab, plan: &Plan) -> Result<(), LabError> {
     let mut started = Vec::new();
     for pod in &plan.pods {
         if !pod.pod.command.is_empty() {
-            lab.step(&format!("pod {}: {}", pod.pod.name, pod.pod.command.join(" ")))?;
+            let line = pod.pod.command.join(" ");
+            lab.step(&format!("pod {}: {}", pod.pod.name, line.lines().next().unwrap_or_default()))?;
             started.push((pod, start_pod(lab, pod)?));
         }
     }
@@ -201,7 +202,7 @@ fn until_pod_ready(lab: &Lab, pod: &PodPlan, record: &Record) -> Result<(), LabE
     match &pod.pod.ready {
         Some(ready) => {
             let netns = lab.paths.netns(&netns_of_pod(&pod.pod.name));
-            wait::until_listening(record, &netns, &pod.addresses, ready.tcp)
+            wait::until_listening(lab, record, &netns, &pod.addresses, ready.tcp)
         }
         None => Ok(()),
     }

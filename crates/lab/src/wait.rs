@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::error::LabError;
+use crate::lab::Lab;
 use crate::netns;
 use crate::process::{self, Record, log_tail};
 
@@ -16,6 +17,7 @@ const ASK_EVERY: Duration = Duration::from_millis(10);
 
 /// Asks until `ready` says yes. Ends early with the log when the process ends.
 pub(crate) fn until_ready(
+    lab: &Lab,
     record: &Record,
     what: &str,
     within: Duration,
@@ -34,6 +36,7 @@ pub(crate) fn until_ready(
         if process::wait_for(std::slice::from_ref(&handle), ASK_EVERY) {
             return fail("it ended".to_owned());
         }
+        lab.go_on()?;
         if Instant::now() > deadline {
             return fail(format!("{what} was not there after {within:?}"));
         }
@@ -41,10 +44,10 @@ pub(crate) fn until_ready(
 }
 
 /// Asks until a port accepts connections on one of the addresses, from inside the namespace.
-pub(crate) fn until_listening(record: &Record, netns: &Path, ips: &[IpAddr], port: u16) -> Result<(), LabError> {
+pub(crate) fn until_listening(lab: &Lab, record: &Record, netns: &Path, ips: &[IpAddr], port: u16) -> Result<(), LabError> {
     // All questions from one thread: entering a namespace costs more than a connection.
     netns::inside(netns, || {
-        until_ready(record, &format!("a listener on port {port}"), READY, || {
+        until_ready(lab, record, &format!("a listener on port {port}"), READY, || {
             Ok(ips.iter().any(|ip| TcpStream::connect_timeout(&SocketAddr::new(*ip, port), READY).is_ok()))
         })
     })

@@ -1,4 +1,5 @@
 //! The lab itself, without the mesh: as root, with `culvert` built beside (it is every process's first program).
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -173,6 +174,12 @@ fn a_command_has_the_pods_world_and_its_own_status() {
     assert_eq!(pod.command("id").arg("-u").user(65534, 65534).output().unwrap().text(), "65534\n");
     let status = fs::read_to_string(format!("/proc/{}/status", lab.pid("pod/neighbour").unwrap())).unwrap();
     assert!(status.contains("Uid:\t65534"), "{status}");
+    // A container's capabilities, and no more: NET_RAW is there, NET_ADMIN is not, also for root.
+    assert!(!pod.command("ip").args(["route", "flush", "all"]).output().unwrap().success());
+    let bounded = |place: &lab::Place| place.command("grep").args(["CapEff", "/proc/self/status"]).output().unwrap().text();
+    assert_eq!(bounded(&pod), "CapEff:\t00000000a80425fb\n");
+    let strong = pod.clone().with_capabilities(&["NET_ADMIN"], &["NET_RAW"]).unwrap();
+    assert_eq!(bounded(&strong), "CapEff:\t00000000a80415fb\n");
     let late = pod.command("sleep").arg("100").timeout(Duration::from_millis(50)).output();
     assert!(matches!(late, Err(LabError::TimedOut { .. })));
     // What it wrote before it was asked is there, and the rest of the machine's /tmp is not.

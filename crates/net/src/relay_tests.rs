@@ -42,7 +42,10 @@ async fn pair() -> (TcpStream, TcpStream) {
 
 async fn rig(how: How) -> Rig {
     let splice_after = matches!(how, How::Splice).then_some(0);
-    let buffers = Buffers::new(Limits { splice_after, ..Limits::default() });
+    rig_on(Buffers::new(Limits { splice_after, ..Limits::default() })).await
+}
+
+async fn rig_on(buffers: Buffers) -> Rig {
     let ((a, near), (far, b)) = (pair().await, pair().await);
     let progress = Arc::new(Progress::new());
     let (seen, pool) = (Arc::clone(&progress), buffers.clone());
@@ -335,6 +338,21 @@ fn dropping_the_relay_closes_or_aborts_both() {
             }
             assert_eq!(buffers.lent(), 0);
         }
+    });
+}
+
+#[test]
+fn what_a_cut_flow_left_behind_reaches_nobody_else() {
+    table(async |how| {
+        let Rig { mut a, b, relay, buffers, .. } = rig(how).await;
+        fill(&mut a).await;
+        relay.abort();
+        assert!(relay.await.unwrap_err().is_cancelled());
+        drop((a, b));
+        assert_eq!((buffers.lent(), buffers.pipes()), (0, 0), "a pipe with bytes inside is not kept");
+        let Rig { a, b, relay, .. } = rig_on(buffers).await;
+        tokio::join!(send(a, 2_000_000), receive(b, 2_000_000));
+        assert_eq!(relay.await.unwrap(), Ended::Both);
     });
 }
 

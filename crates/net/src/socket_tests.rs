@@ -217,7 +217,7 @@ async fn ports_do_not_run_out_per_source() {
         let source = Some(FOREIGN4.parse().unwrap());
         let options = ConnectOptions { source, mark: Some(mark::RETURN), ..to(app.local_addr().unwrap()) };
         for _ in 0..4 {
-            held.push(connect(Some(&pod), &options).await.unwrap());
+            held.push(meet(Some(&pod), &options, &app).await);
         }
         assert!(matches!(connect(Some(&pod), &options).await, Err(ConnectError::Source { .. })));
     }

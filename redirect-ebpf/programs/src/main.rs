@@ -1,4 +1,7 @@
 //! The kernel side of the redirector. Each program fetches facts, asks `redirect_abi` and acts; nothing is decided here.
+//!
+//! Why `unsafe` is needed: helper calls, context reads and map values are raw by nature; the verifier proves each at load. What each
+//! block relies on stands beside it.
 #![no_std]
 #![no_main]
 

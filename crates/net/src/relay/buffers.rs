@@ -9,7 +9,7 @@ use super::splice::Pipe;
 
 /// Smallest buffer: one page. A request or a terminal's key stroke fits; thousands of waiting ones cost what they need.
 pub(super) const SMALLEST: usize = 4 * 1024;
-/// Largest buffer: beyond it larger reads gain nothing (docs/decisions/relay-buffers.md), and it stays inside an L2 cache.
+/// Largest buffer: from 64 KiB on little is gained, and a blocked flow holds it (docs/decisions/relay-buffers.md).
 pub(super) const LARGEST: usize = 256 * 1024;
 /// 4, 8, 16, 32, 64, 128, 256 KiB.
 const CLASSES: usize = 7;

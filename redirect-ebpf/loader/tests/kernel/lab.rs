@@ -164,12 +164,7 @@ impl Lab {
     }
 
     pub fn enroll(&mut self) {
-        let t = Instant::now();
         self.enroll_with(None, true).unwrap();
-        eprintln!("ENROLL {:?}", t.elapsed());
-        let t = Instant::now();
-        self.enroll_with(None, true).unwrap();
-        eprintln!("ENROLL again {:?}", t.elapsed());
     }
 
     pub fn enroll_with(

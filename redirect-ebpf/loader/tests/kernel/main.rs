@@ -8,6 +8,7 @@ mod actor;
 mod bypass;
 mod capture;
 mod generations;
+mod handmade;
 mod lab;
 mod leaving;
 mod lifecycle;
@@ -25,7 +26,8 @@ fn main() -> ExitCode {
     }
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let filters: Vec<&String> = arguments.iter().filter(|a| !a.starts_with("--")).collect();
-    let all: Vec<Test> = [capture::TESTS, generations::TESTS, bypass::TESTS, leaving::TESTS, lifecycle::TESTS].concat();
+    let all: Vec<Test> =
+        [capture::TESTS, generations::TESTS, handmade::TESTS, bypass::TESTS, leaving::TESTS, lifecycle::TESTS].concat();
     if arguments.iter().any(|a| a == "--list") {
         all.iter().for_each(|(name, _)| println!("{name}: test"));
         return ExitCode::SUCCESS;
