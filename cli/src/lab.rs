@@ -93,7 +93,9 @@ enum Form {
 pub(crate) fn run(command: LabCommand) -> ExitCode {
     let name = command.name.as_deref();
     let done = match command.verb {
-        Verb::Capture { pod, seconds, marker, filter } => capture(name, pod.as_deref(), seconds, marker.as_deref(), &filter),
+        Verb::Capture { pod, seconds, marker, filter } => {
+            capture(name, pod.as_deref(), seconds, marker.as_deref(), &filter)
+        }
         Verb::Check { file } => check(&file),
         Verb::Down { all } => down(name, all),
         Verb::Exec { pod, command } => exec(name, &pod, &command),

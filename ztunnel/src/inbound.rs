@@ -2,6 +2,7 @@
 //! accept → handshake → (per stream: judge → connect → answer → relay → report).
 
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use tokio::time::timeout;
 
 use crate::carry::{Far, carry};
 use crate::dial;
-use crate::here::Here;
+use crate::here::{Here, health};
 use crate::judge;
 use crate::outbound::CONNECT;
 
@@ -36,6 +37,8 @@ struct Tunnel {
     client: Identity,
     /// The certificate that proved it.
     shown: Peer,
+    /// A second handle of the tunnel's connection, to ask the kernel for its health.
+    socket: OwnedFd,
     workload: Arc<Workload>,
 }
 
@@ -70,12 +73,14 @@ async fn handshake(
     let unavailable = |e: String| (Outcome::IdentityUnavailable, e);
     let own = workload.identity().map_err(|e| unavailable(e.to_string()))?;
     let certificate = here.shared.identities.certificate(&own).await.map_err(|e| unavailable(e.to_string()))?;
+    let exhausted = |e: std::io::Error| (Outcome::BudgetExhausted, e.to_string());
+    let socket = tcp.as_fd().try_clone_to_owned().map_err(exhausted)?;
     let accepted = timeout(HANDSHAKE, stream::accept(tcp, certificate.server_config())).await;
     let (io, shown) = accepted
         .map_err(|_| (Outcome::TlsFailed, "the peer did not finish its TLS handshake in time".to_owned()))?
         .map_err(|e| (Outcome::TlsFailed, e.to_string()))?;
     let client = shown.identity.clone();
-    Ok((Tunnel { peer, local_ip, client, shown, workload }, hbone::serve(io, here.server_limits())))
+    Ok((Tunnel { peer, local_ip, client, shown, socket, workload }, hbone::serve(io, here.server_limits())))
 }
 
 async fn serve(here: Rc<Here>, tunnel: Rc<Tunnel>, mut server: Server) {
@@ -146,6 +151,9 @@ async fn one(here: Rc<Here>, tunnel: Rc<Tunnel>, mut request: Request) {
     let to = joined.app_addr.to_string();
     let _entry = here.pod.enter(Direction::Inbound, tunnel.peer.0, to.clone(), to, "HBONE");
     let outcome = carry(&here, joined.app, Far::Tunnel(far), &mut record, Some(joined.permit)).await;
+    if let Some(found) = socket::tcp_info(&tunnel.socket) {
+        record.health(health(&found));
+    }
     record.finish(outcome);
 }
 

@@ -10,7 +10,11 @@ pub(crate) fn table(status: &Status) -> String {
     let mut text = format!("lab {}{}\n", status.name, if status.raised { "" } else { " (half raised: take it down)" });
     let mut nodes = titled(&["NODE", "ADDRESSES", "AGENT"]);
     for node in &status.nodes {
-        nodes.add_row([node.name.clone(), join(&node.addresses), node.agent_error.clone().unwrap_or_else(|| "-".to_owned())]);
+        nodes.add_row([
+            node.name.clone(),
+            join(&node.addresses),
+            node.agent_error.clone().unwrap_or_else(|| "-".to_owned()),
+        ]);
     }
     let mut pods = titled(&["POD", "NAMESPACE", "NODE", "ADDRESSES", "CAPTURE", "PROGRAM"]);
     for pod in &status.pods {

@@ -27,8 +27,11 @@ pub struct Certificate {
     judge: Judge,
     server: Arc<ServerConfig>,
     /// Most recently used last.
-    clients: Mutex<VecDeque<(Arc<[Identity]>, Arc<ClientConfig>)>>,
+    clients: Mutex<VecDeque<ForExpected>>,
 }
+
+/// A client configuration and the peers it accepts.
+type ForExpected = (Arc<[Identity]>, Arc<ClientConfig>);
 
 /// What is public about a certificate.
 #[derive(Clone, Debug)]

@@ -33,6 +33,7 @@ pub use issued::Unusable;
 pub use key::{Key, KeyError};
 pub use manager::{CertificateState, Config, Manager, State, Unavailable};
 pub use provider::provider;
+pub use reload::Reloaded;
 pub use signer::{SignError, SignedChain, Signer, Signing};
 pub use spiffe::{Peer, SpiffeFault};
 pub use verify::PeerFault;

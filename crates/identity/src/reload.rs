@@ -10,19 +10,23 @@ use std::sync::{Mutex, PoisonError};
 type Stamp = Option<(u64, u64, u64, i64, i64)>;
 
 /// A value that follows its files. A stat per file and use; the value is made only when a stamp differs.
-pub(crate) struct Reloaded<T> {
+pub struct Reloaded<T> {
     files: Vec<PathBuf>,
     held: Mutex<Option<(Vec<Stamp>, T)>>,
 }
 
 impl<T: Clone> Reloaded<T> {
-    pub(crate) fn new(files: Vec<PathBuf>) -> Self {
+    /// A value that depends on `files`.
+    pub fn new(files: Vec<PathBuf>) -> Self {
         Self { files, held: Mutex::new(None) }
     }
 
     /// The value of now. When making it fails the last good one stays in use, with a warning; without a last one the
     /// failure is returned.
-    pub(crate) fn get<E: std::fmt::Display>(&self, make: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+    ///
+    /// # Errors
+    /// What `make` said, when there is no good value from before.
+    pub fn get<E: std::fmt::Display>(&self, make: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
         let stamps: Vec<Stamp> = self.files.iter().map(|file| stamp(file)).collect();
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((known, value)) = &*held

@@ -1,6 +1,8 @@
 //! Capabilities: a pod has those of a container, not those of the machine's root.
 
-use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, remove_capability_from_bounding_set, set_capabilities};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, capabilities, remove_capability_from_bounding_set, set_capabilities,
+};
 
 use crate::error::{Doing, LabError};
 

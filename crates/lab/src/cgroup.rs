@@ -90,7 +90,9 @@ pub(crate) fn members(group: &Path) -> Result<Vec<i32>, LabError> {
 pub(crate) fn remove(group: &Path) -> Result<(), LabError> {
     for group in tree(group)?.iter().rev() {
         match fs::remove_dir(group) {
-            Err(e) if !gone(&e) => return Err(e).doing(|| format!("cannot remove the control group {}", group.display())),
+            Err(e) if !gone(&e) => {
+                return Err(e).doing(|| format!("cannot remove the control group {}", group.display()));
+            }
             _ => {}
         }
     }

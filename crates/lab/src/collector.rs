@@ -60,9 +60,8 @@ pub fn ensure_collector() -> Result<PathBuf, LabError> {
     }
     // Beside its final place and renamed when complete: an interrupted installation is never taken for a whole one.
     let building = folder.with_extension(format!("building-{}", std::process::id()));
-    let installed = install(&building).and_then(|()| {
-        fs::rename(&building, &folder).doing(|| format!("cannot rename {}", building.display()))
-    });
+    let installed = install(&building)
+        .and_then(|()| fs::rename(&building, &folder).doing(|| format!("cannot rename {}", building.display())));
     if let Err(error) = installed {
         // Another one may have been faster.
         if let Err(left) = fs::remove_dir_all(&building) {
@@ -103,7 +102,8 @@ fn cache() -> Result<PathBuf, LabError> {
     if let Some(folder) = env::var_os("CULVERT_CACHE") {
         return Ok(folder.into());
     }
-    let home = env::var_os("HOME").ok_or_else(|| LabError::Unfit("HOME is not set; set CULVERT_CACHE to a folder".to_owned()))?;
+    let home = env::var_os("HOME")
+        .ok_or_else(|| LabError::Unfit("HOME is not set; set CULVERT_CACHE to a folder".to_owned()))?;
     Ok(PathBuf::from(home).join(".cache/culvert"))
 }
 
@@ -116,7 +116,9 @@ pub(crate) fn start(lab: &Lab, plan: &Plan) -> Result<(), LabError> {
     argv.extend(["--log-format", "json", "start"].map(str::to_owned));
     argv.extend(["--otlp-grpc-endpoint".to_owned(), format!("{ip}:{OTLP_PORT}")]);
     argv.extend(["--otlp-http-endpoint".to_owned(), format!("{ip}:{}", OTLP_PORT + 1)]);
-    argv.extend(["--exporter", "blackhole", "--debug-log", "traces", "--debug-log-verbosity", "detailed"].map(str::to_owned));
+    argv.extend(
+        ["--exporter", "blackhole", "--debug-log", "traces", "--debug-log-verbosity", "detailed"].map(str::to_owned),
+    );
     let enter = in_host(lab, lab.tree.infra(), &lab.paths.netns("infra"));
     let log = lab.paths.log(COLLECTOR);
     let launch = Launch { name: COLLECTOR.to_owned(), argv, enter, env: BTreeMap::new(), log };
@@ -238,6 +240,9 @@ SpanEvent #0
         assert_eq!((span.id.as_str(), span.parent.as_str()), ("00f067aa0ba902b7", "00f067aa0ba902b8"));
         assert_eq!((span.name.as_str(), span.end - span.start), ("outbound cart", 1_000_000_000));
         assert_eq!((span.attributes["a.b"].as_str(), span.attributes["n"].as_str()), ("c (d): e", "5"));
-        assert_eq!((span.resource["service.name"].as_str(), span.events.as_slice()), ("ztunnel", &["capture".to_owned()][..]));
+        assert_eq!(
+            (span.resource["service.name"].as_str(), span.events.as_slice()),
+            ("ztunnel", &["capture".to_owned()][..])
+        );
     }
 }

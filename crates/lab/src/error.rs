@@ -35,13 +35,17 @@ pub enum LabError {
     #[error("the lab {0} is being raised or taken down by another process; wait for it")]
     Locked(String),
     /// Processes are left that cannot be killed.
-    #[error("these processes of the lab do not end even on SIGKILL: {0:?}; they wait inside the kernel (see /proc/<pid>/stack)")]
+    #[error(
+        "these processes of the lab do not end even on SIGKILL: {0:?}; they wait inside the kernel (see /proc/<pid>/stack)"
+    )]
     Leftover(Vec<i32>),
     /// The document is wrong.
     #[error(transparent)]
     Mistakes(#[from] Mistakes),
     /// No control group v2 file system is mounted.
-    #[error("no cgroup2 file system is mounted; mount one: mkdir -p /sys/fs/cgroup/unified && mount -t cgroup2 none /sys/fs/cgroup/unified")]
+    #[error(
+        "no cgroup2 file system is mounted; mount one: mkdir -p /sys/fs/cgroup/unified && mount -t cgroup2 none /sys/fs/cgroup/unified"
+    )]
     NoCgroup2,
     /// There is no lab of this name.
     #[error("there is no lab named {name}; {}", labs_there(.there))]

@@ -75,7 +75,10 @@ services:
         let plan = Plan::new(Spec::parse("t.yaml", text).unwrap()).unwrap();
         let web = hosts_file(&plan, plan.pod("web").unwrap());
         assert!(web.contains("10.96.0.10 cart cart.a cart.a.svc cart.a.svc.cluster.local\n"), "{web}");
-        assert!(web.contains("10.244.1.10 web web.a web.a.svc web.a.svc.cluster.local\n10.244.1.11 web web.a"), "{web}");
+        assert!(
+            web.contains("10.244.1.10 web web.a web.a.svc web.a.svc.cluster.local\n10.244.1.11 web web.a"),
+            "{web}"
+        );
         assert!(web.contains("10.244.1.11 cart.pod cart.a.pod\n"), "{web}");
         let other = hosts_file(&plan, plan.pod("other").unwrap());
         assert!(other.contains("10.96.0.10 cart.a cart.a.svc cart.a.svc.cluster.local\n"), "{other}");

@@ -96,8 +96,7 @@ impl Enter {
         let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
         mount_change("/", private).doing(|| "cannot make mounts private".to_owned())?;
         for (ours, theirs) in &self.binds {
-            mount_bind(ours, theirs)
-                .doing(|| format!("cannot put {} over {}", ours.display(), theirs.display()))?;
+            mount_bind(ours, theirs).doing(|| format!("cannot put {} over {}", ours.display(), theirs.display()))?;
         }
         // Else this copy of the lab's mounts would keep its namespaces alive as long as this process lives.
         for lab in fs::read_dir(LABS).into_iter().flatten().flatten() {

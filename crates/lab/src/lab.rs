@@ -244,7 +244,8 @@ impl Lab {
 
     pub(crate) fn place_of(&self, pod: &PodPlan) -> Place {
         let folder = self.paths.pod(&pod.pod.name);
-        let mut place = Place::new(self.paths.netns(&netns_of_pod(&pod.pod.name)), self.tree.pod(&pod.pod.node, &pod.pod.name));
+        let mut place =
+            Place::new(self.paths.netns(&netns_of_pod(&pod.pod.name)), self.tree.pod(&pod.pod.node, &pod.pod.name));
         let binds = [("hosts", "/etc/hosts"), ("resolv.conf", "/etc/resolv.conf"), ("srv", "/srv"), ("tmp", "/tmp")];
         // A name that is not there has nothing to be laid over; a link (systemd's resolv.conf) is followed by the kernel.
         let there = binds.iter().filter(|(_, theirs)| std::fs::exists(theirs).unwrap_or(false));

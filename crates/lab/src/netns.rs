@@ -63,7 +63,9 @@ pub(crate) fn remove(path: &Path) -> Result<(), LabError> {
         Err(e) => return Err(e).doing(|| format!("cannot unmount {}", path.display())),
     }
     match fs::remove_file(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e).doing(|| format!("cannot remove {}", path.display())),
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(e).doing(|| format!("cannot remove {}", path.display()))
+        }
         _ => Ok(()),
     }
 }
@@ -72,7 +74,10 @@ pub(crate) fn remove(path: &Path) -> Result<(), LabError> {
 pub(crate) fn fresh_namespace(kinds: UnshareFlags) -> rustix::io::Result<()> {
     // The function is deprecated because unsharing the *file descriptor table* is unsound; namespaces do not touch it.
     debug_assert!(!kinds.contains(UnshareFlags::FILES));
-    #[expect(deprecated, reason = "sound for namespaces; the replacement is unsafe because of UnshareFlags::FILES alone")]
+    #[expect(
+        deprecated,
+        reason = "sound for namespaces; the replacement is unsafe because of UnshareFlags::FILES alone"
+    )]
     rustix::thread::unshare(kinds)
 }
 

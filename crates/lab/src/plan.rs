@@ -132,7 +132,10 @@ impl Plan {
     pub(crate) fn ztunnel(&self, node: &NodePlan, generation: u32) -> Result<Vec<IpAddr>, LabError> {
         let slot = u8::try_from(generation - 1).ok().and_then(|g| FIRST_ZTUNNEL.checked_add(g));
         let slot = slot.filter(|s| *s < 255).ok_or_else(|| {
-            LabError::Unfit(format!("node {} had more generations of ztunnel than there are addresses; raise a new lab", node.name))
+            LabError::Unfit(format!(
+                "node {} had more generations of ztunnel than there are addresses; raise a new lab",
+                node.name
+            ))
         })?;
         Ok(self.in_node(node.index, slot))
     }
@@ -152,7 +155,12 @@ impl Plan {
     fn place_node(&self, node: &Node, at: usize) -> Result<NodePlan, LabError> {
         let index = u8::try_from(at + 1).ok().filter(|i| *i < 245);
         let index = index.ok_or_else(|| LabError::Unfit("more nodes than there are addresses".to_owned()))?;
-        Ok(NodePlan { name: node.name.clone(), index, addresses: self.wire(10 + index), gateways: self.in_node(index, 1) })
+        Ok(NodePlan {
+            name: node.name.clone(),
+            index,
+            addresses: self.wire(10 + index),
+            gateways: self.in_node(index, 1),
+        })
     }
 
     fn place_service(&self, service: Service, at: usize) -> Result<ServicePlan, LabError> {

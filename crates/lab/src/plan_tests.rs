@@ -28,7 +28,10 @@ fn addresses_follow_the_table() {
     let node = plan.node("node1").unwrap();
     assert_eq!(text(&plan.ztunnel(node, 2).unwrap()), "10.244.1.201 fd00:244:1::c9");
     assert!(plan.ztunnel(node, 60).is_err());
-    assert_eq!(node.pod_cidrs().iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.244.1.0/24", "fd00:244:1::/64"]);
+    assert_eq!(
+        node.pod_cidrs().iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["10.244.1.0/24", "fd00:244:1::/64"]
+    );
 }
 
 #[test]
@@ -76,9 +79,23 @@ trustDomain: a/b
     let mistakes = Spec::parse("bad.yaml", text).unwrap_err();
     let all = mistakes.to_string();
     for part in [
-        "Bad_Name", "wire", "another node n", "no node \"nowhere\"", "another pod a", "runs no program", "/etc/passwd",
-        "../up", "shop/none", "no port", "no pod \"zzz\"", "in namespace other", "matches nothing", "nonsense",
-        "2 is not a share", "0 workers", "a/b",
+        "Bad_Name",
+        "wire",
+        "another node n",
+        "no node \"nowhere\"",
+        "another pod a",
+        "runs no program",
+        "/etc/passwd",
+        "../up",
+        "shop/none",
+        "no port",
+        "no pod \"zzz\"",
+        "in namespace other",
+        "matches nothing",
+        "nonsense",
+        "2 is not a share",
+        "0 workers",
+        "a/b",
     ] {
         assert!(all.contains(part), "{part} is missing in:\n{all}");
     }

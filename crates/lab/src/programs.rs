@@ -28,6 +28,8 @@ const ZTUNNEL_READY: &str = "127.0.0.1:15021";
 pub(crate) const CA_PORT: u16 = 15012;
 /// Name in the authority's certificate, as its Service in a cluster would have it.
 pub(crate) const CA_NAME: &str = "culvert-ca.culvert-system.svc";
+/// Namespace of our programs (design.md 7).
+pub(crate) const SYSTEM_NAMESPACE: &str = "culvert-system";
 /// OTLP over gRPC (telemetry.md 4).
 pub(crate) const OTLP_PORT: u16 = 4317;
 
@@ -47,8 +49,11 @@ pub(crate) fn raise(lab: &Lab, plan: &Plan) -> Result<(), LabError> {
         collector::start(lab, plan)?;
     }
     lab.step("certificate authority")?;
-    let tokens: Vec<Token> =
-        plan.nodes.iter().map(|n| Token { node: n.name.clone(), text: format!("{:032x}", rand::random::<u128>()) }).collect();
+    let tokens: Vec<Token> = plan
+        .nodes
+        .iter()
+        .map(|n| Token { node: n.name.clone(), text: format!("{:032x}", rand::random::<u128>()) })
+        .collect();
     config::authority::config(&lab.paths, plan, &tokens)?;
     publish(lab, plan)?;
     let ca = start_ca(lab)?;
@@ -59,7 +64,9 @@ pub(crate) fn raise(lab: &Lab, plan: &Plan) -> Result<(), LabError> {
     }
     until_authority_ready(lab, plan, &ca)?;
     for (node, record) in &agents {
-        wait::until_ready(lab, record, "its socket for ztunnel", READY, || Ok(lab.paths.zds_socket(&node.name).exists()))?;
+        wait::until_ready(lab, record, "its socket for ztunnel", READY, || {
+            Ok(lab.paths.zds_socket(&node.name).exists())
+        })?;
         start_ztunnel(lab, plan, node, 1)?;
     }
     lab.step("waiting for the mesh")?;
@@ -114,7 +121,13 @@ pub(crate) fn start_ztunnel(lab: &Lab, plan: &Plan, node: &NodePlan, generation:
     start_program(lab, &process_name(&node.name, generation), ZTUNNEL, &file, enter)
 }
 
-fn start_program(lab: &Lab, name: &str, program: (&str, &'static str), config: &Path, enter: Enter) -> Result<Record, LabError> {
+fn start_program(
+    lab: &Lab,
+    name: &str,
+    program: (&str, &'static str),
+    config: &Path,
+    enter: Enter,
+) -> Result<Record, LabError> {
     let path = process::program(program.0, program.1)?;
     let argv = vec![path.display().to_string(), "--config".to_owned(), config.display().to_string()];
     lab.start(Launch { name: name.to_owned(), argv, enter, env: BTreeMap::new(), log: lab.paths.log(name) })
@@ -136,7 +149,8 @@ pub(crate) fn until_ztunnels_ready(lab: &Lab) -> Result<(), LabError> {
         let Some(record) = processes.iter().find(|p| p.launch.name == name) else { continue };
         let to = admin::address(ZTUNNEL_READY)?;
         wait::until_ready(lab, record, "readiness", READY, || {
-            Ok(admin::http_get(&lab.paths.netns(&one.netns()), to, "GET", "/healthz/ready").is_ok_and(|a| a.status == 200))
+            Ok(admin::http_get(&lab.paths.netns(&one.netns()), to, "GET", "/healthz/ready")
+                .is_ok_and(|a| a.status == 200))
         })?;
     }
     Ok(())
@@ -201,7 +215,9 @@ impl Lab {
         let _lock = self.lock()?;
         let plan = self.plan();
         let node = plan.node(node)?;
-        let used = |p: &Record| p.launch.name.strip_prefix(&format!("{}/ztunnel-", node.name)).and_then(|n| n.parse::<u32>().ok());
+        let used = |p: &Record| {
+            p.launch.name.strip_prefix(&format!("{}/ztunnel-", node.name)).and_then(|n| n.parse::<u32>().ok())
+        };
         let last = self.state().processes.iter().filter_map(used).max().unwrap_or(0);
         start_ztunnel(self, &plan, node, last + 1)?;
         until_ztunnels_ready(self)?;
@@ -244,6 +260,8 @@ impl Lab {
         let node = plan.node(node)?;
         let state = self.state();
         let newest = state.ztunnels.iter().filter(|z| z.node == node.name).max_by_key(|z| z.generation);
-        newest.cloned().ok_or_else(|| LabError::Unfit(format!("node {} has no ztunnel: no pod of this lab is in the mesh", node.name)))
+        newest.cloned().ok_or_else(|| {
+            LabError::Unfit(format!("node {} has no ztunnel: no pod of this lab is in the mesh", node.name))
+        })
     }
 }

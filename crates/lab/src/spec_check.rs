@@ -45,10 +45,14 @@ impl Spec {
             let place = format!("/nodes/{index}/name");
             label(report, &place, &node.name, MAX_LABEL);
             if self.nodes[..index].iter().any(|n| n.name == node.name) {
-                report.at(&place).mistake(format!("there is another node {}", node.name), "give each node a name of its own");
+                report
+                    .at(&place)
+                    .mistake(format!("there is another node {}", node.name), "give each node a name of its own");
             }
             if RESERVED.contains(&node.name.as_str()) {
-                report.at(&place).mistake(format!("{} is a name the lab uses itself", node.name), "choose another name");
+                report
+                    .at(&place)
+                    .mistake(format!("{} is a name the lab uses itself", node.name), "choose another name");
             }
             let here = self.pods.iter().filter(|p| p.node == node.name).count();
             if here > MAX_PODS_PER_NODE {
@@ -68,7 +72,10 @@ impl Spec {
         }
         if pod.name.len() + pod.namespace.len() > MAX_POD_AND_NAMESPACE {
             let what = format!("{}/{} is too long for a pod's uid", pod.namespace, pod.name);
-            report.at(&place).at("name").mistake(what, format!("use at most {MAX_POD_AND_NAMESPACE} characters for both"));
+            report
+                .at(&place)
+                .at("name")
+                .mistake(what, format!("use at most {MAX_POD_AND_NAMESPACE} characters for both"));
         }
         if let Some(account) = &pod.service_account {
             label(report, &format!("{place}/serviceAccount"), account, MAX_LABEL);
@@ -95,7 +102,11 @@ impl Spec {
         for (at, name) in pod.capabilities.iter().enumerate() {
             if caps::by_name(name).is_none() {
                 let what = format!("{name:?} is not a capability");
-                report.at(&place).at("capabilities").at(at).mistake(what, "write it as in NET_ADMIN (capabilities(7), without CAP_)");
+                report
+                    .at(&place)
+                    .at("capabilities")
+                    .at(at)
+                    .mistake(what, "write it as in NET_ADMIN (capabilities(7), without CAP_)");
             }
         }
         for (at, key) in pod.policies.iter().enumerate() {

@@ -221,7 +221,9 @@ pub(crate) fn add_pod(lab: &Lab, pod: Pod) -> Result<(), LabError> {
         return Err(LabError::Unfit(format!("there is a pod {} already; choose another name", pod.name)));
     }
     if pod.mesh && !plan.meshed() {
-        return Err(LabError::Unfit("this lab was raised without the mesh; raise it with a pod that is in it".to_owned()));
+        return Err(LabError::Unfit(
+            "this lab was raised without the mesh; raise it with a pod that is in it".to_owned(),
+        ));
     }
     let placed = plan.place_pod(pod)?;
     lab.change(|state| {
@@ -271,7 +273,8 @@ fn unmake_pod(lab: &Lab, pod: &PodPlan) -> Result<(), LabError> {
     let name = &pod.pod.name;
     let group = lab.tree.pod(&pod.pod.node, name);
     let members = cgroup::members(&group)?;
-    let handles: Vec<_> = members.iter().filter_map(|pid| process::handle(*pid, None).filter(|_| lab.tree.holds(*pid))).collect();
+    let handles: Vec<_> =
+        members.iter().filter_map(|pid| process::handle(*pid, None).filter(|_| lab.tree.holds(*pid))).collect();
     if !process::end(&handles, down::GRACE)? {
         return Err(LabError::Leftover(members));
     }

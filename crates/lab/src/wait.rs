@@ -44,7 +44,13 @@ pub(crate) fn until_ready(
 }
 
 /// Asks until a port accepts connections on one of the addresses, from inside the namespace.
-pub(crate) fn until_listening(lab: &Lab, record: &Record, netns: &Path, ips: &[IpAddr], port: u16) -> Result<(), LabError> {
+pub(crate) fn until_listening(
+    lab: &Lab,
+    record: &Record,
+    netns: &Path,
+    ips: &[IpAddr],
+    port: u16,
+) -> Result<(), LabError> {
     // All questions from one thread: entering a namespace costs more than a connection.
     netns::inside(netns, || {
         until_ready(lab, record, &format!("a listener on port {port}"), READY, || {

@@ -24,7 +24,8 @@ impl Machine {
     fn now() -> Self {
         let lines = |text: String| text.lines().map(str::to_owned).collect::<BTreeSet<_>>();
         let mounts = fs::read_to_string("/proc/mounts").unwrap();
-        let groups = mounts.lines().find(|l| l.split(' ').nth(2) == Some("cgroup2")).unwrap().split(' ').nth(1).unwrap();
+        let groups =
+            mounts.lines().find(|l| l.split(' ').nth(2) == Some("cgroup2")).unwrap().split(' ').nth(1).unwrap();
         let lab_groups = list(groups).into_iter().filter(|n| n.starts_with("culvert-lab-")).collect();
         let links = Command::new("ip").args(["-o", "link", "show"]).output().unwrap();
         let names = String::from_utf8(links.stdout).unwrap();
@@ -176,7 +177,8 @@ fn a_command_has_the_pods_world_and_its_own_status() {
     assert!(status.contains("Uid:\t65534"), "{status}");
     // A container's capabilities, and no more: NET_RAW is there, NET_ADMIN is not, also for root.
     assert!(!pod.command("ip").args(["route", "flush", "all"]).output().unwrap().success());
-    let bounded = |place: &lab::Place| place.command("grep").args(["CapEff", "/proc/self/status"]).output().unwrap().text();
+    let bounded =
+        |place: &lab::Place| place.command("grep").args(["CapEff", "/proc/self/status"]).output().unwrap().text();
     assert_eq!(bounded(&pod), "CapEff:\t00000000a80425fb\n");
     let strong = pod.clone().with_capabilities(&["NET_ADMIN"], &["NET_RAW"]).unwrap();
     assert_eq!(bounded(&strong), "CapEff:\t00000000a80415fb\n");
@@ -310,8 +312,13 @@ fn down_cleans_up_after_a_crash() {
     let culvert = std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().join("culvert");
     // Words of the steps that `up` tells of.
     for step in ["folder", "namespaces", "pod server", "waiting for pod server", "up in"] {
-        let mut raising =
-            Command::new(&culvert).args(["lab", "up"]).arg(&file).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut raising = Command::new(&culvert)
+            .args(["lab", "up"])
+            .arg(&file)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         let stderr = std::io::BufReader::new(raising.stderr.take().unwrap());
         let mut said = std::io::BufRead::lines(stderr).map_while(Result::ok);
         assert!(said.any(|line| line.trim().starts_with(step)), "{step}");

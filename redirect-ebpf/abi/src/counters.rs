@@ -48,15 +48,16 @@ reasons! {
     OptionRefused = "option_refused",
     /// Refused: an MPTCP socket.
     SocketRefused = "socket_refused",
-    /// Steered to an outbound listener.
+    /// Steered to an outbound listener. The four of these count look-ups: a stray segment of a connection that has ended makes one
+    /// too, so they are at least the number of connections.
     LookupOutbound = "lookup_outbound",
     /// Steered to an inbound plaintext listener.
     LookupInbound = "lookup_inbound",
     /// Steered to an HBONE listener.
     LookupHbone = "lookup_hbone",
-    /// A SYN found no listener and was dropped.
+    /// A look-up found no listener: refused.
     LookupNoListener = "lookup_no_listener",
-    /// A SYN went to the previous generation because the active one has no listener.
+    /// A look-up went to the previous generation because the active one has no listener.
     LookupFallback = "lookup_fallback",
     /// TCP of the proxy passed.
     GuardProxy = "guard_proxy",

@@ -108,10 +108,9 @@ impl Connection {
         // An alert is one message; the second round sees that none is left.
         for _ in 0..2 {
             let found = process!(self, nothing, status => match status.state {
-                Ok(ConnectionState::EncodeTlsData(mut encode)) => match encode.encode(outgoing.space(FLIGHT)) {
-                    Ok(written) => written,
-                    Err(_) => 0,
-                },
+                Ok(ConnectionState::EncodeTlsData(mut encode)) => {
+                    encode.encode(outgoing.space(FLIGHT)).unwrap_or_default()
+                }
                 _ => 0,
             });
             outgoing.fill(found);

@@ -6,7 +6,7 @@ use super::write;
 use crate::error::LabError;
 use crate::paths::Paths;
 use crate::plan::Plan;
-use crate::programs::{CA_NAME, CA_PORT};
+use crate::programs::{CA_NAME, CA_PORT, SYSTEM_NAMESPACE};
 use crate::state::write_atomically;
 
 /// Tokens by node, which the authority knows and the ztunnels show.
@@ -28,7 +28,19 @@ pub(crate) fn config(paths: &Paths, plan: &Plan, tokens: &[Token]) -> Result<(),
         "dnsNames": [CA_NAME],
     });
     write(&folder.join("ca.yaml"), &value)?;
-    let list: Vec<Value> = tokens.iter().map(|t| json!({"token": t.text, "node": t.node})).collect();
+    let list: Vec<Value> = tokens
+        .iter()
+        .map(|t| {
+            json!({
+                "token": t.text,
+                "namespace": SYSTEM_NAMESPACE,
+                "serviceAccount": "ztunnel",
+                "node": t.node,
+                // For the pods of its node, and no others.
+                "mayImpersonate": "node",
+            })
+        })
+        .collect();
     write(&folder.join("tokens.yaml"), &json!({ "tokens": list }))?;
     tokens.iter().try_for_each(|t| write_atomically(&paths.token(&t.node), &t.text))
 }

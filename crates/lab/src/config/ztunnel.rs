@@ -12,8 +12,7 @@ use crate::spec::SameNode;
 /// The configuration of a generation of a node's ztunnel.
 pub(crate) fn config(paths: &Paths, plan: &Plan, node: &NodePlan, generation: u32) -> Result<(), LabError> {
     let ca = plan.infra().first().map(|ip| format!("https://{ip}:{CA_PORT}"));
-    let pod_cidrs: Vec<String> =
-        plan.nodes.iter().flat_map(NodePlan::pod_cidrs).map(|c| c.to_string()).collect();
+    let pod_cidrs: Vec<String> = plan.nodes.iter().flat_map(NodePlan::pod_cidrs).map(|c| c.to_string()).collect();
     let mut value = json!({
         "node": node.name,
         "localFile": paths.discovery(),

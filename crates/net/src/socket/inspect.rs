@@ -89,7 +89,7 @@ pub struct TcpHealth {
 }
 
 /// Health of a connection; none when the kernel does not say (a socket that is not TCP).
-pub fn tcp_info(stream: &TcpStream) -> Option<TcpHealth> {
+pub fn tcp_info(stream: &impl AsFd) -> Option<TcpHealth> {
     let mut raw = [0; TCP_INFO_LEN];
     let len = sys::getsockopt(stream.as_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, &mut raw).ok()?;
     // An older kernel writes a shorter structure; what it does not know stays 0.

@@ -9,20 +9,11 @@
 //! The folder is watched, not the file, so that a file that is replaced by a rename is seen, and so is the swap of the
 //! `..data` link by which Kubernetes updates mounted ConfigMaps.
 
-use std::collections::BTreeSet;
-use std::ffi::OsString;
 use std::io;
-use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use document::Mistakes;
-use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
-use rustix::io::Errno;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use document::{Mistakes, watch};
 
 use super::world::World;
 use crate::Change;
@@ -64,8 +55,7 @@ pub enum Event {
 pub struct Watcher {
     path: PathBuf,
     world: Arc<World>,
-    inotify: AsyncFd<OwnedFd>,
-    names: BTreeSet<OsString>,
+    watch: watch::Watcher,
     dirty: bool,
 }
 
@@ -75,16 +65,10 @@ impl Watcher {
     /// # Errors
     /// When the file is wrong or its folder cannot be watched.
     pub async fn open(path: &Path) -> Result<Self, OpenError> {
-        let fail = |cause| OpenError::Watch { path: path.to_owned(), cause };
-        let fd = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).map_err(|e| fail(e.into()))?;
-        #[expect(deprecated, reason = "its successor is `unsafe`; an OwnedFd keeps the promise that it asks for")]
-        let inotify = AsyncFd::with_interest(fd, Interest::READABLE).map_err(fail)?;
-        let mut made =
-            Self { path: path.to_owned(), world: Arc::default(), inotify, names: BTreeSet::new(), dirty: false };
         // Watch first: a change between reading and watching would be missed otherwise.
-        made.watch().map_err(fail)?;
-        made.world = Arc::new(read(path.to_owned()).await?);
-        Ok(made)
+        let watch = watch::Watcher::new(path).map_err(|cause| OpenError::Watch { path: path.to_owned(), cause })?;
+        let world = Arc::new(read(path.to_owned()).await?);
+        Ok(Self { path: path.to_owned(), world, watch, dirty: false })
     }
 
     /// The world as it is now.
@@ -95,17 +79,14 @@ impl Watcher {
     /// Waits for the next event. May be dropped and called again without loss.
     pub async fn next(&mut self) -> Event {
         loop {
-            while !self.dirty {
-                if let Err(e) = self.wait().await {
+            if !self.dirty {
+                if let Err(e) = self.watch.changed().await {
                     return Event::Lost(e);
                 }
+                self.dirty = true;
             }
             let read = read(self.path.clone()).await;
             self.dirty = false;
-            // A link may lead elsewhere now.
-            if let Err(e) = self.watch() {
-                return Event::Lost(e);
-            }
             match read {
                 Err(mistakes) => return Event::Broken(mistakes),
                 Ok(new) => {
@@ -117,53 +98,6 @@ impl Watcher {
                 }
             }
         }
-    }
-
-    /// Watches the folder of the file, and where it is a link also the folder of what it leads to.
-    fn watch(&mut self) -> io::Result<()> {
-        let target = std::fs::canonicalize(&self.path).ok();
-        for path in [Some(&self.path), target.as_ref()].into_iter().flatten() {
-            let folder = match path.parent() {
-                Some(p) if !p.as_os_str().is_empty() => p,
-                _ => Path::new("."),
-            };
-            let flags =
-                WatchFlags::CLOSE_WRITE | WatchFlags::MOVED_TO | WatchFlags::DELETE_SELF | WatchFlags::MOVE_SELF;
-            match inotify::add_watch(self.inotify.get_ref(), folder, flags | WatchFlags::ONLYDIR) {
-                Ok(_) => {}
-                // What the link led to vanished in between; the event of the link itself comes.
-                Err(_) if path != &self.path => {}
-                Err(e) => return Err(e.into()),
-            }
-            self.names.extend(path.file_name().map(ToOwned::to_owned));
-        }
-        Ok(())
-    }
-
-    async fn wait(&mut self) -> io::Result<()> {
-        let mut ready = self.inotify.readable_mut().await?;
-        // Room for several events with a name of 255 bytes each (inotify(7)).
-        let mut space = [MaybeUninit::uninit(); 4096];
-        let mut reader = inotify::Reader::new(ready.get_inner(), &mut space);
-        loop {
-            match reader.next() {
-                Ok(event) => {
-                    let name = event.file_name().map(|n| OsString::from_vec(n.to_bytes().to_vec()));
-                    let flags = event.events();
-                    // Without a name: an overflow of the queue, or the folder itself.
-                    self.dirty |=
-                        name.is_none_or(|n| self.names.contains(&n) || n.as_encoded_bytes().starts_with(b".."));
-                    if flags.contains(ReadFlags::IGNORED) && !self.path.exists() {
-                        return Err(io::Error::new(io::ErrorKind::NotFound, "the folder is gone"));
-                    }
-                }
-                Err(Errno::WOULDBLOCK) => break,
-                Err(Errno::INTR) => {}
-                Err(e) => return Err(e.into()),
-            }
-        }
-        ready.clear_ready();
-        Ok(())
     }
 }
 

@@ -205,38 +205,6 @@ fn call(mode: Mode, to: SocketAddr, bytes: u64) -> Result<Value> {
             stream.read_to_string(&mut text)?;
             seen["server"] = serde_json::from_str(&text).unwrap_or(Value::String(text));
         }
-        Mode::Banner => {
-            let mut banner = [0; 10];
-            stream.read_exact(&mut banner)?;
-            stream.write_all(b"abc")?;
-            let mut echo = [0; 3];
-            stream.read_exact(&mut echo)?;
-            ensure!(&banner == b"220 hello\n" && &echo == b"abc", "wrong bytes");
-        }
-        Mode::Upload => {
-            send(&mut stream, bytes)?;
-            stream.shutdown(Shutdown::Write)?;
-            let mut text = String::new();
-            stream.read_to_string(&mut text)?;
-            ensure!(text == bytes.to_string(), "the server counted {text}");
-        }
-        Mode::Download => {
-            stream.write_all(&bytes.to_be_bytes())?;
-            let sum = drain(&mut stream)?;
-            ensure!(sum == bytes, "got {sum}");
-            stream.write_all(sum.to_string().as_bytes())?;
-            stream.shutdown(Shutdown::Write)?;
-        }
-        Mode::Both => {
-            stream.write_all(&bytes.to_be_bytes())?;
-            let mut out = stream.try_clone()?;
-            let sender = thread::spawn(move || send(&mut out, bytes));
-            let got = take(&mut stream, bytes)?;
-            sender.join().map_err(|_| anyhow::anyhow!("the sender panicked"))??;
-            let mut counted = [0; 8];
-            stream.read_exact(&mut counted)?;
-            ensure!(got == bytes && u64::from_be_bytes(counted) == bytes, "got {got}");
-        }
         Mode::ResetByServer => {
             stream.write_all(b"x")?;
             let mut rest = Vec::new();
@@ -251,8 +219,48 @@ fn call(mode: Mode, to: SocketAddr, bytes: u64) -> Result<Value> {
             stream.read_exact(&mut two)?;
             reset(stream)?;
         }
+        Mode::Banner | Mode::Upload | Mode::Download | Mode::Both => transfer(mode, &mut stream, bytes)?,
     }
     Ok(seen)
+}
+
+/// The calls that move bytes and check each of them.
+fn transfer(mode: Mode, stream: &mut TcpStream, bytes: u64) -> Result<()> {
+    match mode {
+        Mode::Upload => {
+            send(stream, bytes)?;
+            stream.shutdown(Shutdown::Write)?;
+            let mut text = String::new();
+            stream.read_to_string(&mut text)?;
+            ensure!(text == bytes.to_string(), "the server counted {text}");
+        }
+        Mode::Download => {
+            stream.write_all(&bytes.to_be_bytes())?;
+            let sum = drain(stream)?;
+            ensure!(sum == bytes, "got {sum}");
+            stream.write_all(sum.to_string().as_bytes())?;
+            stream.shutdown(Shutdown::Write)?;
+        }
+        Mode::Both => {
+            stream.write_all(&bytes.to_be_bytes())?;
+            let mut out = stream.try_clone()?;
+            let sender = thread::spawn(move || send(&mut out, bytes));
+            let got = take(stream, bytes)?;
+            sender.join().map_err(|_| anyhow::anyhow!("the sender panicked"))??;
+            let mut counted = [0; 8];
+            stream.read_exact(&mut counted)?;
+            ensure!(got == bytes && u64::from_be_bytes(counted) == bytes, "got {got}");
+        }
+        _ => {
+            let mut banner = [0; 10];
+            stream.read_exact(&mut banner)?;
+            stream.write_all(b"abc")?;
+            let mut echo = [0; 3];
+            stream.read_exact(&mut echo)?;
+            ensure!(&banner == b"220 hello\n" && &echo == b"abc", "wrong bytes");
+        }
+    }
+    Ok(())
 }
 
 /// The byte at a place of the stream, so that lost, doubled or swapped chunks are seen.

@@ -56,7 +56,7 @@ fn previous_generation_steps_in() {
     assert_eq!(hundred(&lab), [2; 100]);
     drop(second);
     assert_eq!(hundred(&lab), [1; 100]);
-    assert_eq!(lab.count(Reason::LookupFallback), 100);
+    assert!(lab.count(Reason::LookupFallback) >= 100);
     // The next one takes over from there.
     let mut third = lab.proxy(3);
     third.listen_all();
