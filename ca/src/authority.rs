@@ -258,7 +258,7 @@ fn one(text: &str, part: &'static str) -> Result<CertificateDer<'static>, Author
 }
 
 /// RFC 7468: base64 in lines of 64 characters.
-fn pem(der: &CertificateDer<'_>) -> String {
+pub(crate) fn pem(der: &CertificateDer<'_>) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::from("-----BEGIN CERTIFICATE-----\n");
     // 48 bytes make a line of 64 characters.

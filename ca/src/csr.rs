@@ -68,18 +68,12 @@ impl PublicKey {
 }
 
 fn one_block(text: &str) -> Result<Vec<u8>, Refusal> {
-    let mut rest = text.as_bytes();
-    let mut found: Vec<(SectionKind, Vec<u8>)> = Vec::new();
     // Blocks of a kind that the reader does not know are skipped by it, so they are counted by their first lines.
     let begins = text.lines().filter(|line| line.trim_start().starts_with("-----BEGIN ")).count();
-    while let Some((block, left)) = pem::from_slice(rest).map_err(|_| Refusal::CsrNotPem)? {
-        found.push(block);
-        rest = left;
-    }
     if begins > 1 {
         return Err(Refusal::CsrSeveral(begins));
     }
-    match found.pop() {
+    match pem::from_buf(&mut text.as_bytes()).map_err(|_| Refusal::CsrNotPem)? {
         Some((SectionKind::Csr, der)) => Ok(der),
         Some((other, _)) => Err(Refusal::CsrWrongBlock(format!("{other:?}"))),
         None if begins == 1 => Err(Refusal::CsrWrongBlock(title(text))),

@@ -107,6 +107,10 @@ pub(crate) fn run(command: LabCommand) -> ExitCode {
         Verb::Up { file } => up(name, &file),
     };
     done.unwrap_or_else(|error| {
+        // The reader of our output had enough, as in `culvert lab spans | head`.
+        if error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe) {
+            return ExitCode::SUCCESS;
+        }
         eprintln!("culvert lab: {error}");
         ExitCode::FAILURE
     })

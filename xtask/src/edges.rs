@@ -38,7 +38,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     // Tools.
     ("bench", &["lab"]),
-    ("e2e-lab", &["lab", "mesh"]),
+    ("e2e-lab", &["hbone", "identity", "lab", "mesh"]),
     ("xtask", &[]),
 ];
 

@@ -56,6 +56,10 @@ impl Keeper {
         let mut named: Vec<Arc<str>> = Vec::new();
         loop {
             match client.next().await {
+                Event::Add { uid, info, ack, .. } if info.name.is_empty() || info.namespace.is_empty() => {
+                    tracing::warn!(pod = %uid, "handed over without its names; discovery could never find it");
+                    ack.failed("name and namespace are needed");
+                }
                 Event::Add { uid, info, netns, ack } => {
                     named.push(uid.clone());
                     match self.add(uid.clone(), info.into(), netns).await {

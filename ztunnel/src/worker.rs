@@ -134,9 +134,6 @@ async fn take<F>(
 {
     match accepted {
         Ok((stream, _)) => {
-            if let Err(error) = socket::set_nodelay(&stream).and_then(|()| socket::set_keepalive(&stream)) {
-                tracing::debug!(pod = %here.pod.uid(), %error, "the peer left at once");
-            }
             let (alive, story) = (here.worker.enter(), story(here.clone(), stream));
             tokio::task::spawn_local(async move {
                 story.await;

@@ -22,6 +22,8 @@ pub mod server;
 mod signer;
 mod spiffe;
 pub mod stream;
+#[cfg(test)]
+mod test_ca;
 mod verify;
 
 pub use certificate::{Certificate, ConfigError};

@@ -138,6 +138,12 @@ impl Lab {
         Ok(self.state().process(process)?.launch.log.clone())
     }
 
+    /// The file that every ztunnel reads workloads, services and policies from, and reads again when it changes. What a
+    /// test writes there stays until the lab's next own change.
+    pub fn discovery_file(&self) -> PathBuf {
+        self.paths.discovery()
+    }
+
     /// Names of all processes: `ca`, `collector`, `node1/agent`, `node1/ztunnel-1`, `pod/web`.
     pub fn processes(&self) -> Vec<String> {
         self.state().processes.iter().map(|p| p.launch.name.clone()).collect()

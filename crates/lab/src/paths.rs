@@ -90,6 +90,11 @@ impl Paths {
         self.root.join("ca")
     }
 
+    /// The roots that it publishes, for those who call it.
+    pub(crate) fn roots(&self) -> PathBuf {
+        self.ca().join("root-cert.pem")
+    }
+
     pub(crate) fn captures(&self) -> PathBuf {
         self.root.join("capture")
     }

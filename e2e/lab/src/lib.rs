@@ -1,7 +1,11 @@
 //! What the end-to-end tests share: a run of named checks on one lab.
 
+pub mod attack;
+pub mod tunnel;
+pub mod wire;
+
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result};
 
@@ -72,4 +76,10 @@ pub fn program(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe().context("own path")?;
     let folders = own.ancestors().skip(1).take(2);
     folders.map(|f| f.join(name)).find(|p| p.exists()).with_context(|| format!("{name} is not built; cargo build --workspace"))
+}
+
+/// Unix time in milliseconds: for comparing what two processes of one machine say.
+pub fn unix_ms() -> f64 {
+    // A clock before 1970 is no clock; zero then.
+    SystemTime::UNIX_EPOCH.elapsed().map_or(0.0, |since| since.as_secs_f64() * 1000.0)
 }

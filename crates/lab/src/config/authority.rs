@@ -22,10 +22,11 @@ pub(crate) fn config(paths: &Paths, plan: &Plan, tokens: &[Token]) -> Result<(),
     let value = json!({
         "listen": listen.first(),
         "trustDomain": plan.spec.trust_domain,
-        "stateDir": folder.join("state"),
-        "tokensFile": folder.join("tokens.yaml"),
-        "podsFile": folder.join("pods.yaml"),
-        "dnsNames": [CA_NAME],
+        "authority": { "folder": folder.join("state") },
+        "rootOutput": paths.roots(),
+        "serverNames": [CA_NAME],
+        "tokenFile": folder.join("tokens.yaml"),
+        "podFile": folder.join("pods.yaml"),
     });
     write(&folder.join("ca.yaml"), &value)?;
     let list: Vec<Value> = tokens

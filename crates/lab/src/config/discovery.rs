@@ -27,6 +27,7 @@ fn workload(plan: &Plan, pod: &PodPlan) -> Value {
     let member_of = plan.services.iter().map(|s| &s.service).filter(|s| s.pods.contains(&p.name));
     let services: Map<String, Value> =
         member_of.map(|s| (format!("{}/{}", s.namespace, s.hostname()), ports(&s.ports))).collect();
+    let held = |key: &str| plan.spec.policies.iter().any(|policy| policy.key() == key);
     json!({
         "uid": pod.uid,
         "name": p.name,
@@ -44,7 +45,8 @@ fn workload(plan: &Plan, pod: &PodPlan) -> Value {
         "clusterId": mesh::workload::DEFAULT_CLUSTER,
         "status": "Healthy",
         "services": services,
-        "authorizationPolicies": p.policies,
+        // As in a cluster: a policy that was taken away is named by no workload. (One that is named and not held denies.)
+        "authorizationPolicies": p.policies.iter().filter(|k| held(k)).collect::<Vec<_>>(),
     })
 }
 

@@ -18,7 +18,7 @@ pub(crate) fn config(paths: &Paths, plan: &Plan, node: &NodePlan, generation: u3
         "localFile": paths.discovery(),
         "ca": {
             "address": ca,
-            "rootFile": paths.ca().join("state").join("root-cert.pem"),
+            "rootFile": paths.roots(),
             "tokenFile": paths.token(&node.name),
             "altName": CA_NAME,
             "certificateLifetime": plan.spec.certificate_lifetime,

@@ -1,0 +1,176 @@
+//! A server that says its name to whoever sends something, and clients that call it until they are told to stop.
+//!
+//! A client writes one JSON line when calls begin to fail, one when they work again, and one at its end, when its input is
+//! closed. Times are Unix milliseconds, so that they compare with those of another process.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use e2e_lab::unix_ms;
+use serde_json::json;
+
+#[derive(Parser)]
+struct Args {
+    #[command(subcommand)]
+    role: Role,
+}
+
+#[derive(Subcommand)]
+enum Role {
+    /// Answer every chunk with the name and the address it came from.
+    Serve {
+        name: String,
+        port: u16,
+        /// Write everything that is received to stdout.
+        #[arg(long)]
+        record: bool,
+    },
+    /// A new connection for every call.
+    Calls {
+        to: SocketAddr,
+        /// What is sent.
+        marker: String,
+        /// Between two calls: leaves room for the rest of the machine.
+        #[arg(long, default_value_t = 2)]
+        pause_ms: u64,
+    },
+    /// All calls on one connection.
+    Hold { to: SocketAddr, marker: String },
+}
+
+fn main() -> Result<()> {
+    match Args::parse().role {
+        Role::Serve { name, port, record } => serve(&name, port, record),
+        Role::Calls { to, marker, pause_ms } => calls(to, &marker, Duration::from_millis(pause_ms)),
+        Role::Hold { to, marker } => hold(to, &marker),
+    }
+}
+
+fn serve(name: &str, port: u16, record: bool) -> Result<()> {
+    let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).with_context(|| format!("port {port}"))?;
+    for stream in listener.incoming() {
+        let stream = stream?;
+        let name = name.to_owned();
+        thread::spawn(move || {
+            // A peer that resets is what these tests are about.
+            if let Err(error) = answer(stream, &name, record) {
+                eprintln!("{error}");
+            }
+        });
+    }
+    Ok(())
+}
+
+fn answer(mut stream: TcpStream, name: &str, record: bool) -> io::Result<()> {
+    let peer = stream.peer_addr()?;
+    let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+    if record {
+        println!("{peer} connected");
+    }
+    let mut chunk = [0; 4096];
+    loop {
+        let read = stream.read(&mut chunk)?;
+        if read == 0 {
+            return Ok(());
+        }
+        if record {
+            println!("{peer} {}", String::from_utf8_lossy(&chunk[..read]));
+        }
+        stream.write_all(format!("{name} {peer}\n").as_bytes())?;
+    }
+}
+
+/// Whether our input was closed.
+fn told_to_stop() -> Arc<AtomicBool> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let told = stop.clone();
+    thread::spawn(move || {
+        let read = io::copy(&mut io::stdin(), &mut io::sink());
+        told.store(true, Ordering::Relaxed);
+        read
+    });
+    stop
+}
+
+/// A call that takes longer counts as failed: the mesh itself holds one for 5 s at most.
+const PATIENCE: Duration = Duration::from_secs(6);
+
+fn calls(to: SocketAddr, marker: &str, pause: Duration) -> Result<()> {
+    let stop = told_to_stop();
+    let (mut good, mut slowest, mut working) = (0u64, Duration::ZERO, None);
+    let mut failed: BTreeMap<String, u64> = BTreeMap::new();
+    let mut names: BTreeMap<String, u64> = BTreeMap::new();
+    while !stop.load(Ordering::Relaxed) {
+        let (at, began) = (unix_ms(), Instant::now());
+        let outcome = call(to, marker);
+        let works = outcome.is_ok();
+        match outcome {
+            Ok(name) => {
+                good += 1;
+                slowest = slowest.max(began.elapsed());
+                *names.entry(name).or_default() += 1;
+            }
+            Err(error) => *failed.entry(format!("{:?}", error.kind())).or_default() += 1,
+        }
+        if working != Some(works) {
+            // A success counts when it is complete, a failure from when it began.
+            line(&json!({"works": works, "at": if works { unix_ms() } else { at }}))?;
+            working = Some(works);
+        }
+        thread::sleep(pause);
+    }
+    line(&json!({"good": good, "failed": failed, "names": names, "slowestMs": slowest.as_millis() as u64}))
+}
+
+/// One connection, one word, one answer: the server's name.
+fn call(to: SocketAddr, marker: &str) -> io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    say(&mut stream, marker)
+}
+
+fn say(stream: &mut TcpStream, marker: &str) -> io::Result<String> {
+    stream.write_all(format!("{marker} {marker}\n").as_bytes())?;
+    let mut text = Vec::new();
+    let mut byte = [0; 1];
+    while stream.read(&mut byte)? == 1 {
+        if byte[0] == b'\n' {
+            let text = String::from_utf8_lossy(&text);
+            return Ok(text.split(' ').next().unwrap_or_default().to_owned());
+        }
+        text.push(byte[0]);
+    }
+    Err(io::ErrorKind::UnexpectedEof.into())
+}
+
+fn hold(to: SocketAddr, marker: &str) -> Result<()> {
+    let stop = told_to_stop();
+    let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut good = 0;
+    let mut end = "closed by us".to_owned();
+    line(&json!({"works": true, "at": unix_ms()}))?;
+    while !stop.load(Ordering::Relaxed) {
+        if let Err(error) = say(&mut stream, marker) {
+            end = format!("{:?}", error.kind());
+            break;
+        }
+        good += 1;
+        // Often enough that no change of the mesh falls between two words.
+        thread::sleep(Duration::from_millis(10));
+    }
+    line(&json!({"good": good, "end": end, "at": unix_ms()}))
+}
+
+fn line(value: &serde_json::Value) -> Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{value}")?;
+    Ok(out.flush()?)
+}
