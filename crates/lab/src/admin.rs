@@ -64,12 +64,15 @@ impl Lab {
         Ok(http_get(&self.paths.netns(&newest.netns()), at, "GET", "/stats/prometheus")?.body)
     }
 
-    /// Ended connections that a node's ztunnel remembers, oldest first, from a cursor on (0 for all): its `/flows` page.
+    /// Ended connections that a node's ztunnel remembers, oldest first, from a cursor on (0 for all): the objects of its
+    /// `/flows` page, a line each.
     ///
     /// # Errors
     /// When there is none, or it does not answer.
-    pub fn flows(&self, node: &str, since: u64) -> Result<Value, LabError> {
-        self.ztunnel_admin(node, &format!("/flows?since={since}"))?.json()
+    pub fn flows(&self, node: &str, since: u64) -> Result<Vec<Value>, LabError> {
+        let page = self.ztunnel_admin(node, &format!("/flows?since={since}"))?;
+        let line = |text: &str| Answer { status: page.status, body: text.to_owned() }.json();
+        page.body.lines().filter(|l| !l.is_empty()).map(line).collect()
     }
 
     /// Asks the admin server of a node's agent.

@@ -1,8 +1,11 @@
 //! Control groups: who belongs to a lab, and the trees that capture is attached to.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::error::{Doing, LabError};
 
@@ -48,24 +51,6 @@ impl Tree {
     pub(crate) fn infra(&self) -> PathBuf {
         self.root.join("infra")
     }
-
-    /// All processes of the lab.
-    pub(crate) fn members(&self) -> Result<Vec<i32>, LabError> {
-        members(&self.root)
-    }
-
-    /// Whether a process is in the tree now.
-    pub(crate) fn holds(&self, pid: i32) -> bool {
-        let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-        let name = self.root.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-        // cgroups(7): version 2 is the line that begins with "0::".
-        text.lines().filter_map(|l| l.strip_prefix("0::")).any(|path| path.split('/').any(|part| part == name))
-    }
-
-    /// Removes the whole tree; its processes have ended.
-    pub(crate) fn remove(&self) -> Result<(), LabError> {
-        remove(&self.root)
-    }
 }
 
 /// Makes a group and those above it.
@@ -86,8 +71,8 @@ pub(crate) fn members(group: &Path) -> Result<Vec<i32>, LabError> {
     Ok(all)
 }
 
-/// Removes a group and those below it; their processes have ended.
-pub(crate) fn remove(group: &Path) -> Result<(), LabError> {
+/// Removes a group and those below it. Gives back whether they are gone: a group with a process in it stays.
+pub(crate) fn remove(group: &Path) -> Result<bool, LabError> {
     for group in tree(group)?.iter().rev() {
         match fs::remove_dir(group) {
             Err(e) if !gone(&e) => {
@@ -96,7 +81,22 @@ pub(crate) fn remove(group: &Path) -> Result<(), LabError> {
             _ => {}
         }
     }
-    Ok(())
+    Ok(true)
+}
+
+/// Waits until a group is empty or filled, at most for `within`.
+pub(crate) fn wait_for_change(group: &Path, within: Duration) -> Result<(), LabError> {
+    let path = group.join("cgroup.events");
+    let events = match fs::read(&path).and_then(|_| File::open(&path)) {
+        Ok(file) => file,
+        Err(e) if gone(&e) => return Ok(()),
+        Err(e) => return Err(e).doing(|| format!("cannot open {}", path.display())),
+    };
+    let timeout = Timespec { tv_sec: within.as_secs().cast_signed(), tv_nsec: i64::from(within.subsec_nanos()) };
+    match poll(&mut [PollFd::new(&events, PollFlags::PRI)], Some(&timeout)) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(e) => Err(e).doing(|| format!("cannot wait for {}", path.display())),
+    }
 }
 
 // A group, then those below it.

@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::io::ErrorKind;
+use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::mount::{UnmountFlags, unmount};
 
-use crate::cgroup::Tree;
+use crate::cgroup::{self, Tree};
 use crate::error::{Doing, LabError};
 use crate::netns;
 use crate::paths::{LABS, Paths};
@@ -16,8 +17,9 @@ use crate::state::{Lock, State};
 
 /// How long programs have to end by themselves. Their lab is going, so there is nothing to drain for.
 pub(crate) const GRACE: Duration = Duration::from_secs(2);
-/// Rounds of killing: a process may have started another in the moment it was killed.
-const ROUNDS: usize = 5;
+/// How long it may take until all have ended: those that do not even on SIGKILL wait inside the kernel.
+const LONGEST: Duration = Duration::from_secs(10);
+const BETWEEN: Duration = Duration::from_millis(20);
 
 /// Names of the labs that are there, half ones included.
 pub fn labs() -> Vec<String> {
@@ -49,7 +51,8 @@ pub fn down(name: &str) -> Result<(), LabError> {
 
 /// The work of [`down`], for one who holds the lock.
 pub(crate) fn undo(paths: &Paths, tree: &Tree) -> Result<(), LabError> {
-    end_processes(paths, tree)?;
+    process::end(&strays(paths), GRACE)?;
+    clear_group(tree.root())?;
     for entry in fs::read_dir(paths.root().join("netns")).into_iter().flatten().flatten() {
         netns::remove(&entry.path())?;
     }
@@ -62,7 +65,7 @@ pub(crate) fn undo(paths: &Paths, tree: &Tree) -> Result<(), LabError> {
         }
         _ => {}
     }
-    tree.remove()
+    Ok(())
 }
 
 /// Removes the lock's file, and the folder of all labs with the last of them.
@@ -83,8 +86,8 @@ pub(crate) fn forget_lock(paths: &Paths) -> Result<(), LabError> {
     Ok(())
 }
 
-// Members of the control groups are the lab's whoever started them. The state adds those that left their group.
-fn end_processes(paths: &Paths, tree: &Tree) -> Result<(), LabError> {
+// Those that left their control group, by the lab's own records.
+fn strays(paths: &Paths) -> Vec<OwnedFd> {
     let recorded = match State::load(paths) {
         Ok(state) => state.map(|s| s.processes).unwrap_or_default(),
         // Half a file after a crash of the machine: the control groups know the rest.
@@ -93,20 +96,30 @@ fn end_processes(paths: &Paths, tree: &Tree) -> Result<(), LabError> {
             Vec::new()
         }
     };
-    let mut handles: Vec<_> = recorded.iter().filter_map(process::Record::handle).collect();
-    for _ in 0..ROUNDS {
-        let members = tree.members()?;
-        // A member may have ended, and its number gone to a stranger, between reading and opening: ask again.
-        let open = |pid: &i32| process::handle(*pid, None).filter(|_| tree.holds(*pid));
-        handles.extend(members.iter().filter_map(open));
-        if handles.is_empty() {
+    recorded.iter().filter_map(process::Record::handle).collect()
+}
+
+/// Ends all processes of a control group, whoever started them, and removes it. A process on its way into it (every
+/// process of a lab begins by joining) either comes in time to be ended or finds no group to join, and ends by itself.
+pub(crate) fn clear_group(group: &Path) -> Result<(), LabError> {
+    let deadline = Instant::now() + LONGEST;
+    loop {
+        let before = cgroup::members(group)?;
+        let open = |pid: &i32| Some((*pid, process::handle(*pid, None)?));
+        let opened: Vec<_> = before.iter().filter_map(open).collect();
+        // Only who is in it after the handle was opened: else the number may have gone to a stranger in between.
+        let after = cgroup::members(group)?;
+        let handles: Vec<_> = opened.into_iter().filter(|(pid, _)| after.contains(pid)).map(|(_, h)| h).collect();
+        process::end(&handles, GRACE)?;
+        if cgroup::remove(group)? {
             return Ok(());
         }
-        process::end(&handles, GRACE)?;
-        handles.clear();
+        if Instant::now() > deadline {
+            return Err(LabError::Leftover(cgroup::members(group)?));
+        }
+        // A group is empty a moment after its last process has ended.
+        cgroup::wait_for_change(group, BETWEEN)?;
     }
-    let left = tree.members()?;
-    if left.is_empty() { Ok(()) } else { Err(LabError::Leftover(left)) }
 }
 
 // As often as something is mounted there.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crate::cgroup;
 use crate::config;
 use crate::config::authority::Token;
+use crate::down;
 use crate::error::LabError;
 use crate::inside::Enter;
 use crate::lab::Lab;
@@ -239,7 +240,7 @@ impl Lab {
         if let Some(one) = one {
             links::detach(&self.paths, node, &one.host_interface)?;
             netns::remove(&self.paths.netns(&one.netns()))?;
-            cgroup::remove(&self.tree.ztunnel(node, generation))?;
+            down::clear_group(&self.tree.ztunnel(node, generation))?;
         }
         Ok(())
     }

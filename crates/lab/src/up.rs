@@ -272,12 +272,7 @@ pub(crate) fn remove_pod(lab: &Lab, name: &str) -> Result<(), LabError> {
 fn unmake_pod(lab: &Lab, pod: &PodPlan) -> Result<(), LabError> {
     let name = &pod.pod.name;
     let group = lab.tree.pod(&pod.pod.node, name);
-    let members = cgroup::members(&group)?;
-    let handles: Vec<_> =
-        members.iter().filter_map(|pid| process::handle(*pid, None).filter(|_| lab.tree.holds(*pid))).collect();
-    if !process::end(&handles, down::GRACE)? {
-        return Err(LabError::Leftover(members));
-    }
+    down::clear_group(&group)?;
     lab.forget(&pod_process(name))?;
     lab.change(|state| {
         state.plan.spec.pods.retain(|p| p.name != *name);
@@ -306,7 +301,7 @@ fn unmake_pod(lab: &Lab, pod: &PodPlan) -> Result<(), LabError> {
     if folder.exists() {
         fs::remove_dir_all(&folder).doing(|| format!("cannot remove {}", folder.display()))?;
     }
-    cgroup::remove(&group)
+    Ok(())
 }
 
 fn make_dir(path: &Path) -> Result<(), LabError> {

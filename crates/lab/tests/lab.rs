@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,45 +11,70 @@ use std::time::Duration;
 
 use lab::{Fault, Lab, LabError, Options, Spec};
 
-/// What a machine has, as far as a lab could leave something behind.
+/// What a machine has, as far as a lab could leave something behind. Only what can be of these tests' labs, since others
+/// may be at work on the machine.
 #[derive(Debug, PartialEq)]
 struct Machine {
-    mounts: BTreeSet<String>,
-    namespaces: BTreeSet<String>,
+    mounts: Vec<String>,
     groups: BTreeSet<String>,
     links: BTreeSet<String>,
     folders: BTreeSet<String>,
+    processes: usize,
+}
+
+/// Whether a text names a lab of these tests after `before`.
+fn ours(text: &str, before: &str) -> bool {
+    text.match_indices(before).any(|(at, _)| text[at + before.len()..].starts_with("lt-"))
 }
 
 impl Machine {
     fn now() -> Self {
-        let lines = |text: String| text.lines().map(str::to_owned).collect::<BTreeSet<_>>();
         let mounts = fs::read_to_string("/proc/mounts").unwrap();
         let groups =
             mounts.lines().find(|l| l.split(' ').nth(2) == Some("cgroup2")).unwrap().split(' ').nth(1).unwrap();
-        let lab_groups = list(groups).into_iter().filter(|n| n.starts_with("culvert-lab-")).collect();
         let links = Command::new("ip").args(["-o", "link", "show"]).output().unwrap();
-        let names = String::from_utf8(links.stdout).unwrap();
+        let links = String::from_utf8(links.stdout).unwrap();
+        let names = links.lines().filter_map(|l| l.split(':').nth(1)).map(|n| n.trim().to_owned());
         Self {
-            mounts: lines(mounts.clone()),
-            namespaces: namespaces(),
-            groups: lab_groups,
-            links: names.lines().filter_map(|l| l.split(':').nth(1)).map(str::to_owned).collect(),
-            folders: list("/run/culvert/lab"),
+            mounts: mounts.lines().filter(|l| ours(l, "/run/culvert/lab/")).map(str::to_owned).collect(),
+            groups: list(groups).into_iter().filter(|n| ours(n, "culvert-lab-")).collect(),
+            // Pods', wire's and bridges' names (links.rs).
+            links: names.filter(|n| n.starts_with("p1") || n.starts_with('w') || n.starts_with("br0")).collect(),
+            folders: list("/run/culvert/lab").into_iter().filter(|n| ours(n.trim_start_matches('.'), "")).collect(),
+            processes: processes().filter(|p| inside_a_lab(p)).count(),
         }
     }
+}
+
+fn processes() -> impl Iterator<Item = String> {
+    list("/proc").into_iter().filter(|n| n.bytes().all(|b| b.is_ascii_digit()))
+}
+
+fn inside_a_lab(process: &str) -> bool {
+    fs::read_to_string(format!("/proc/{process}/cgroup")).is_ok_and(|t| ours(&t, "culvert-lab-"))
+}
+
+/// The network namespaces of a lab, by their handles.
+fn namespaces_of(lab: &str) -> BTreeSet<u64> {
+    let folder = Path::new("/run/culvert/lab").join(lab).join("netns");
+    list(&folder).iter().map(|n| fs::metadata(folder.join(n)).unwrap().ino()).collect()
+}
+
+/// Whether any process holds one of these: lives in it, or has its handle mounted.
+fn anybody_holds(namespaces: &BTreeSet<u64>) -> bool {
+    let id = |link: &Path| link.to_str()?.strip_prefix("net:[")?.strip_suffix(']')?.parse::<u64>().ok();
+    processes().any(|p| {
+        let lives = fs::read_link(format!("/proc/{p}/ns/net")).ok().and_then(|l| id(&l));
+        let mounts = fs::read_to_string(format!("/proc/{p}/mountinfo")).unwrap_or_default();
+        // proc(5): the fourth field is the root of the mount, for a namespace its name.
+        let mut mounted = mounts.lines().filter_map(|l| id(Path::new(l.split(' ').nth(3)?)));
+        lives.is_some_and(|n| namespaces.contains(&n)) || mounted.any(|n| namespaces.contains(&n))
+    })
 }
 
 fn list(folder: impl AsRef<Path>) -> BTreeSet<String> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries.filter_map(|e| e.file_name().into_string().ok()).collect()
-}
-
-// Network namespaces of all processes.
-fn namespaces() -> BTreeSet<String> {
-    let processes = list("/proc").into_iter().filter(|n| n.bytes().all(|b| b.is_ascii_digit()));
-    let links = processes.filter_map(|p| fs::read_link(format!("/proc/{p}/ns/net")).ok());
-    links.map(|l| l.display().to_string()).collect()
 }
 
 /// These tests look at the whole machine, so they take turns.
@@ -116,15 +142,21 @@ fn up_and_down_twice_leaves_nothing() {
     let _turn = turn();
     let before = Machine::now();
     for _ in 0..2 {
-        let lab = up("twice");
+        let lab = up("lt-twice");
         let there = Machine::now();
-        assert!(there.folders.contains("twice") && there.groups.contains("culvert-lab-twice"), "{there:?}");
+        assert!(there.folders.contains("lt-twice") && there.groups.contains("culvert-lab-lt-twice"), "{there:?}");
         assert_eq!(there.links, before.links, "no link of a lab is outside its namespaces");
-        assert!(matches!(Lab::up(&spec("twice"), &Options::default()), Err(LabError::Exists(_) | LabError::Locked(_))));
+        assert!(matches!(
+            Lab::up(&spec("lt-twice"), &Options::default()),
+            Err(LabError::Exists(_) | LabError::Locked(_))
+        ));
+        let namespaces = namespaces_of("lt-twice");
+        assert!(namespaces.len() == 7 && anybody_holds(&namespaces));
         lab.down().unwrap();
         assert_eq!(Machine::now(), before);
+        assert!(!anybody_holds(&namespaces));
     }
-    assert!(matches!(lab::down("twice"), Err(LabError::NoLab { .. })));
+    assert!(matches!(lab::down("lt-twice"), Err(LabError::NoLab { .. })));
     assert_eq!(Machine::now(), before);
 }
 
@@ -133,7 +165,7 @@ fn a_drop_takes_it_down_also_on_panic() {
     let _turn = turn();
     let before = Machine::now();
     let ended = std::panic::catch_unwind(|| {
-        let _lab = up("panics");
+        let _lab = up("lt-panics");
         panic!("on purpose");
     });
     assert!(ended.is_err());
@@ -143,7 +175,7 @@ fn a_drop_takes_it_down_also_on_panic() {
 #[test]
 fn pods_of_two_nodes_talk_and_the_wire_sees_it() {
     let _turn = turn();
-    let lab = up("talks");
+    let lab = up("lt-talks");
     let wire = lab.wire_capture("tcp").unwrap();
     let veth = lab.host_side_capture("client", "tcp").unwrap();
     assert_eq!(get(&lab, "client", "http://server:8080/a", "-4"), "MARKER-a-seen-::ffff:10.244.1.10");
@@ -164,14 +196,14 @@ fn pods_of_two_nodes_talk_and_the_wire_sees_it() {
 #[test]
 fn a_command_has_the_pods_world_and_its_own_status() {
     let _turn = turn();
-    let lab = up("worlds");
+    let lab = up("lt-worlds");
     let pod = lab.pod("neighbour").unwrap();
     let run = |script: &str| pod.command("sh").args(["-c", script]).output().unwrap();
     assert_eq!(run("echo $COLOUR; pwd").text(), "blue\n/srv\n");
     assert_eq!(run("exit 7").status.code(), Some(7));
     assert_eq!(pod.command("nosuch").output().unwrap().status.code(), Some(127));
     assert_eq!(pod.command("cat").stdin("through").output().unwrap().text(), "through");
-    assert!(run("cat /proc/self/cgroup").text().contains("culvert-lab-worlds/node2/pods/neighbour"));
+    assert!(run("cat /proc/self/cgroup").text().contains("culvert-lab-lt-worlds/node2/pods/neighbour"));
     assert_eq!(pod.command("id").arg("-u").user(65534, 65534).output().unwrap().text(), "65534\n");
     let status = fs::read_to_string(format!("/proc/{}/status", lab.pid("pod/neighbour").unwrap())).unwrap();
     assert!(status.contains("Uid:\t65534"), "{status}");
@@ -193,7 +225,7 @@ fn a_command_has_the_pods_world_and_its_own_status() {
 #[test]
 fn processes_are_killed_and_started_again() {
     let _turn = turn();
-    let lab = up("restarts");
+    let lab = up("lt-restarts");
     let first = lab.pid("pod/server").unwrap();
     let running = |lab: &Lab| lab.status().processes.iter().find(|p| p.name == "pod/server").unwrap().running;
     assert!(running(&lab));
@@ -212,7 +244,7 @@ fn processes_are_killed_and_started_again() {
 #[test]
 fn the_wire_can_be_cut_and_mended() {
     let _turn = turn();
-    let lab = up("cuts");
+    let lab = up("lt-cuts");
     let ping = || {
         let ping = lab.pod("client").unwrap().command("curl");
         ping.args(["-sS", "-o", "/dev/null", "--max-time", "1", "http://server.pod:8080/"]).output().unwrap().success()
@@ -234,7 +266,7 @@ fn the_wire_can_be_cut_and_mended() {
 #[test]
 fn a_slow_wire_delays_both_ways() {
     let _turn = turn();
-    let lab = up("slow");
+    let lab = up("lt-slow");
     let time = || {
         let ping = lab.node("node1").unwrap().command("curl");
         let format = "%{time_connect}";
@@ -255,7 +287,7 @@ fn a_slow_wire_delays_both_ways() {
 #[test]
 fn pods_come_and_go() {
     let _turn = turn();
-    let lab = up("comes");
+    let lab = up("lt-comes");
     let mut pod = lab.plan().pod("server").unwrap().pod.clone();
     pod.name = "second".to_owned();
     pod.node = "node1".to_owned();
@@ -276,7 +308,7 @@ fn pods_come_and_go() {
 fn what_does_not_come_up_is_undone() {
     let _turn = turn();
     let before = Machine::now();
-    let mut wrong = spec("undone");
+    let mut wrong = spec("lt-undone");
     wrong.pods[0].command = vec!["sh".to_owned(), "-c".to_owned(), "echo the reason >&2; exit 3".to_owned()];
     let error = Lab::up(&wrong, &Options::default()).unwrap_err();
     assert!(error.to_string().contains("the reason"), "{error}");
@@ -285,14 +317,14 @@ fn what_does_not_come_up_is_undone() {
     assert!(Lab::up(&wrong, &Options::default()).unwrap_err().to_string().contains("nosuchuser"));
     let options = Options { progress: std::sync::Arc::new(|_| {}), ..Options::default() };
     options.cancel.store(true, std::sync::atomic::Ordering::Relaxed);
-    assert!(matches!(Lab::up(&spec("undone"), &options), Err(LabError::Cancelled)));
+    assert!(matches!(Lab::up(&spec("lt-undone"), &options), Err(LabError::Cancelled)));
     assert_eq!(Machine::now(), before);
 }
 
 #[test]
 fn labs_of_different_names_do_not_meet() {
     let _turn = turn();
-    let (one, other) = (up("one"), up("other"));
+    let (one, other) = (up("lt-one"), up("lt-other"));
     assert_eq!(one.plan().pods[0].addresses, other.plan().pods[0].addresses);
     one.kill("pod/server").unwrap();
     assert_eq!(get(&other, "client", "http://server:8080/x", "-4"), "MARKER-x-seen-::ffff:10.244.1.10");
@@ -308,7 +340,7 @@ fn down_cleans_up_after_a_crash() {
     let before = Machine::now();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("crash.yaml");
-    fs::write(&file, document("crash")).unwrap();
+    fs::write(&file, document("lt-crash")).unwrap();
     let culvert = std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().join("culvert");
     // Words of the steps that `up` tells of.
     for step in ["folder", "namespaces", "pod server", "waiting for pod server", "up in"] {
@@ -324,13 +356,13 @@ fn down_cleans_up_after_a_crash() {
         assert!(said.any(|line| line.trim().starts_with(step)), "{step}");
         raising.kill().unwrap();
         raising.wait().unwrap();
-        if lab::labs().contains(&"crash".to_owned()) {
-            assert!(matches!(Lab::up(&spec("crash"), &Options::default()), Err(LabError::Exists(_))), "{step}");
-            lab::down("crash").unwrap();
+        if lab::labs().contains(&"lt-crash".to_owned()) {
+            assert!(matches!(Lab::up(&spec("lt-crash"), &Options::default()), Err(LabError::Exists(_))), "{step}");
+            lab::down("lt-crash").unwrap();
         } else {
             // Killed before anything was made but the lock.
             assert_eq!(step, "folder");
-            assert!(matches!(lab::down("crash"), Err(LabError::NoLab { .. })), "{step}");
+            assert!(matches!(lab::down("lt-crash"), Err(LabError::NoLab { .. })), "{step}");
         }
         assert_eq!(Machine::now(), before, "{step}");
     }

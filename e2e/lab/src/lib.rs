@@ -68,6 +68,17 @@ pub fn eventually<T>(within: Duration, mut ask: impl FnMut() -> Result<T>) -> Re
     }
 }
 
+/// The ended connections that a node's ztunnel remembers, oldest first.
+///
+/// # Errors
+/// When it does not answer, or not with a JSON object a line.
+pub fn flows(lab: &lab::Lab, node: &str) -> Result<Vec<serde_json::Value>> {
+    let page = lab.ztunnel_admin(node, "/flows?max=10000")?.body;
+    let line = |l: &str| serde_json::from_str::<serde_json::Value>(l).with_context(|| format!("not JSON: {l}"));
+    let all: Result<Vec<_>> = page.lines().map(line).collect();
+    Ok(all?.into_iter().filter_map(|mut l| l.get_mut("flow").map(serde_json::Value::take)).collect())
+}
+
 /// A program of this build, beside the test's own.
 ///
 /// # Errors

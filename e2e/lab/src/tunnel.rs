@@ -9,7 +9,6 @@ use anyhow::{Context, Result};
 use bytes::Bytes;
 use hbone::{ClientLimits, Head, Headers};
 use identity::channel::{ChannelConfig, TrustedRoots};
-use identity::stream::SecureStream;
 use identity::{Certificate, GrpcSigner, GrpcSignerConfig, Manager};
 use lab::{Lab, LabError};
 use mesh::Identity;
@@ -72,7 +71,7 @@ pub fn ask_all(
     lab: &Lab,
     pod: &str,
     certificate: &Certificate,
-    to: SocketAddr,
+    to: (SocketAddr, &Identity),
     asks: &[Ask],
     marker: &str,
 ) -> Result<Vec<End>> {
@@ -86,10 +85,9 @@ pub fn ask_all(
     inside(lab, pod, all)
 }
 
-async fn one(certificate: &Certificate, to: SocketAddr, ask: &Ask, marker: &str) -> Result<End> {
-    let tcp = timeout(PATIENCE, TcpStream::connect(to)).await.context("the tunnel's port does not answer")??;
-    // Whoever the server is: this client is after what it lets in, not after whom it talks to.
-    let (io, _peer) = SecureStream::connect(tcp, certificate.client_config(&[])?).await?;
+async fn one(certificate: &Certificate, to: (SocketAddr, &Identity), ask: &Ask, marker: &str) -> Result<End> {
+    let tcp = timeout(PATIENCE, TcpStream::connect(to.0)).await.context("the tunnel's port does not answer")??;
+    let (io, _peer) = identity::stream::connect(tcp, certificate.client_config(std::slice::from_ref(to.1))?).await?;
     let (client, driver) = hbone::connect(io, &ClientLimits::default()).await?;
     let driver = tokio::task::spawn_local(driver);
     let head = Head { authority: ask.authority.clone(), headers: ask.headers.clone() };

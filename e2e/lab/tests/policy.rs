@@ -67,10 +67,9 @@ fn identity_decides_and_says_why() {
         Ok(())
     });
     checks.check("the denial names the rule and the nearest miss", || {
-        let flows = lab.ztunnel_admin("n2", "/flows")?.json()?;
-        let all = flows["flows"].as_array().context("no flows")?.clone();
+        let all = e2e_lab::flows(&lab, "n2")?;
         let denied = all.iter().find(|f| f["outcome"] == "policy_denied" && f["source"]["identity"] != serde_json::Value::Null);
-        let miss = denied.context("no denied flow")?["nearestMiss"].to_string();
+        let miss = denied.context("no denied flow")?["nearest_miss"].to_string();
         ensure!(miss.contains("only-gateway") && miss.contains("sa/gateway") && miss.contains("sa/web"), "{miss}");
         Ok(())
     });

@@ -111,7 +111,8 @@ fn addresses(lab: &Lab) -> Result<()> {
 }
 
 fn wire(lab: &Lab) -> Result<()> {
-    let marker = format!("marker-{:x}-{:x}", std::process::id(), Instant::now().elapsed().as_nanos() + 0x5eed);
+    let since = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    let marker = format!("marker-{:x}-{:x}", std::process::id(), since.as_nanos());
     let captures = [
         ("the wire", lab.wire_capture("")?),
         ("web's link", lab.host_side_capture("web", "")?),
@@ -131,23 +132,17 @@ fn wire(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// The ended connections that a node's ztunnel reports.
-fn ended(lab: &Lab, node: &str) -> Result<Vec<Value>> {
-    let page = lab.ztunnel_admin(node, "/flows?max=1000")?.json()?;
-    page["flows"].as_array().cloned().with_context(|| format!("no flows in {page}"))
-}
-
 fn flows(lab: &Lab) -> Result<()> {
     let flow = eventually(Duration::from_secs(5), || {
-        let all = ended(lab, "node2")?;
+        let all = e2e_lab::flows(lab, "node2")?;
         all.into_iter().find(|f| f["outcome"] == "closed" && f["destination"]["pod"] == "redis").context("no flow to redis")
     })?;
     let text = |v: &Value| v.as_str().unwrap_or("?").to_owned();
     let (from, to) = (text(&flow["source"]["identity"]), text(&flow["destination"]["identity"]));
-    let (there, back) = (flow["bytesToDestination"].as_u64().unwrap_or(0), flow["bytesToSource"].as_u64().unwrap_or(0));
-    println!("   {from}\n     -> {to}\n     {there} bytes there, {back} back, round trip {} us", flow["rttUs"]);
+    let (there, back) = (flow["bytes_to_destination"].as_u64().unwrap_or(0), flow["bytes_to_source"].as_u64().unwrap_or(0));
+    println!("   {from}\n     -> {to}\n     {there} bytes there, {back} back, round trip {} us", flow["rtt_us"]);
     ensure!(from.ends_with("/sa/web") && to.ends_with("/sa/redis"), "identities are wrong: {flow}");
-    ensure!(there > 0 && back > 0 && flow["rttUs"].as_u64().is_some_and(|us| us > 0), "no bytes or no round trip: {flow}");
+    ensure!(there > 0 && back > 0 && flow["rtt_us"].as_u64().is_some_and(|us| us > 0), "no bytes or no round trip: {flow}");
     ensure!(flow["encrypted"] == true, "not encrypted: {flow}");
     Ok(())
 }
@@ -158,12 +153,12 @@ fn policy(lab: &Lab) -> Result<()> {
     let may_not = run(lab, "web", &["curl", "-s", "-m", "10", "http://product-recommender/"])?;
     println!("   denied:  curl exits with {}", may_not.status.code().unwrap_or(-1));
     let flow = eventually(Duration::from_secs(5), || {
-        ended(lab, "node2")?.into_iter().find(|f| f["outcome"] == "policy_denied").context("no denied flow")
+        e2e_lab::flows(lab, "node2")?.into_iter().find(|f| f["outcome"] == "policy_denied").context("no denied flow")
     })?;
-    println!("   why:     {}\n   nearest: {}", flow["error"], flow["nearestMiss"]);
+    println!("   why:     {}\n   nearest: {}", flow["error"], flow["nearest_miss"]);
     ensure!(may.success() && may.text().contains("hello"), "the api-gateway was refused");
     ensure!(!may_not.success(), "web was let through");
-    ensure!(flow["nearestMiss"].as_str().is_some_and(|n| n.contains("api-gateway") && n.contains("/sa/web")), "not explained: {flow}");
+    ensure!(flow["nearest_miss"].as_str().is_some_and(|n| n.contains("api-gateway") && n.contains("/sa/web")), "not explained: {flow}");
     Ok(())
 }
 
@@ -171,9 +166,13 @@ fn spans(lab: &Lab) -> Result<()> {
     let (outer, inner) = eventually(SPANS, || {
         let all = lab.spans()?;
         let by_id: BTreeMap<&str, _> = all.iter().map(|s| (s.id.as_str(), s)).collect();
-        let pair = all.iter().find_map(|inner| by_id.get(inner.parent.as_str()).map(|outer| ((*outer).clone(), inner.clone())));
-        let of_two_nodes = pair.filter(|(o, i)| o.resource.get("k8s.node.name") != i.resource.get("k8s.node.name"));
-        of_two_nodes.with_context(|| format!("{} spans, no pair of two nodes among them", all.len()))
+        let node = |s: &lab::CollectedSpan| s.resource.get("k8s.node.name").cloned();
+        // Phases are spans too, below their connection's on the same node.
+        let joined = |inner: &lab::CollectedSpan| {
+            let outer = *by_id.get(inner.parent.as_str())?;
+            (node(outer) != node(inner)).then(|| (outer.clone(), inner.clone()))
+        };
+        all.iter().find_map(joined).with_context(|| format!("{} spans, no pair of two nodes among them", all.len()))
     })?;
     for span in [&outer, &inner] {
         let node = span.resource.get("k8s.node.name").map_or("?", String::as_str);
