@@ -1,5 +1,6 @@
 //! Puts the parts together and runs them until a drain has ended.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use anyhow::{Context, Result};
 use chassis::admin::{metrics_routes, readiness_routes};
 use chassis::readiness::Gate;
 use chassis::{Drain, Server, Signals};
-use identity::channel::{ChannelConfig, TrustedRoots};
+use identity::channel::ChannelConfig;
 use identity::{GrpcSigner, GrpcSignerConfig, Manager};
 use telemetry::{AccessLog, LineWriter, LogConfig, LogFormat, Sampler, Telemetry, Tracing, TracingConfig};
 use tokio::sync::mpsc;
@@ -19,7 +20,7 @@ use crate::discovery::Follower;
 use crate::here::Shared;
 use crate::pods::{Keeper, Pods};
 use crate::world::World;
-use crate::{admin, worker};
+use crate::{admin, control_plane, crl, worker};
 
 /// Spans that wait at the end are sent for at most so long: a collector that is down must not hold the pod's
 /// termination (its grace period is 30 s by default, the drain takes most of it).
@@ -32,7 +33,7 @@ pub(crate) fn run(config: Config) -> Result<()> {
 
 async fn serve(config: Config) -> Result<()> {
     let signals = Signals::install().context("cannot take over SIGTERM and SIGINT")?;
-    let tracing = config.otlp.as_ref().map(|otlp| tracing(otlp, &config)).transpose()?;
+    let tracing = tracing(&config)?;
     let log = log(&config, tracing.as_ref())?;
     let ports = Ports::bind(&config)?;
     let drain = Drain::new();
@@ -40,11 +41,14 @@ async fn serve(config: Config) -> Result<()> {
     let telemetry = Telemetry::new(telemetry::Config {
         access: Some(AccessLog::new(&log)),
         tracing: tracing.clone(),
+        policy_info: config.log.policy_info,
         ..telemetry::Config::default()
     });
     telemetry.metrics().build_info("ztunnel", env!("CARGO_PKG_VERSION"));
     telemetry.metrics().process();
+    let pods = Arc::new(Pods::default());
     let shared = Arc::new(Shared {
+        pods: pods.clone(),
         pod_networks: config.pod_networks(),
         world: World::new(),
         identities: identities(&config)?,
@@ -52,8 +56,9 @@ async fn serve(config: Config) -> Result<()> {
         drain: drain.signal(),
         config: config.clone(),
     });
+    // In force before the first handshake.
+    let revoked = config.crl_file.as_deref().map(|path| crl::Lists::open(path, &shared.identities)).transpose()?;
     let (senders, mut workers) = workers(&shared)?;
-    let pods = Arc::new(Pods::default());
     let keeper =
         Keeper { shared: shared.clone(), pods: pods.clone(), workers: senders.clone(), limits: limits(&config) };
     let handed_over = gate.condition("pods from the node agent");
@@ -65,7 +70,8 @@ async fn serve(config: Config) -> Result<()> {
     let ended = drain.ended();
     tokio::select! {
         result = ports.serve(admin, metrics_routes(&telemetry), readiness_routes(&gate, &drain)) => result?,
-        result = discover(follower, &config) => result?,
+        result = discover(follower, &config) => match result? {},
+        never = revocations(revoked) => match never {},
         () = keeper.run(zds::proxy::Client::new(&config.zds_socket), |synced| {
             if synced { handed_over.met() } else { handed_over.unmet() }
         }) => {}
@@ -83,11 +89,22 @@ async fn serve(config: Config) -> Result<()> {
 }
 
 /// Follows discovery for ever.
-async fn discover(follower: Follower, config: &Config) -> Result<()> {
-    match (&config.local_file, &config.xds) {
-        (Some(path), _) => follower.file(path).await.with_context(|| format!("{}", path.display())),
-        (None, Some(_)) => anyhow::bail!("`xds`: this version follows a file only; name `localFile`"),
-        (None, None) => anyhow::bail!("neither `localFile` nor `xds` is given"),
+async fn discover(follower: Follower, config: &Config) -> Result<Infallible> {
+    if let Some(path) = &config.local_file {
+        return follower.file(path).await.with_context(|| format!("{}", path.display()));
+    }
+    if let Some(text) = &config.local_text {
+        return Ok(follower.text(text).await?);
+    }
+    let Some(plane) = &config.xds else { anyhow::bail!("neither `localFile` nor `localText` nor `xds` is given") };
+    control_plane::follow(follower, config, plane).await.context("`xds`")
+}
+
+/// Follows the file of revoked certificates, if there is one, for ever.
+async fn revocations(lists: Option<crl::Lists>) -> Infallible {
+    match lists {
+        Some(lists) => lists.follow().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -124,12 +141,23 @@ fn limits(config: &Config) -> Limits {
     }
 }
 
-fn tracing(otlp: &config::Otlp, config: &Config) -> Result<Tracing> {
-    let mut tracing = TracingConfig::new(&otlp.endpoint, "ztunnel");
-    tracing.sampler = Sampler::ParentRatio(otlp.sampling);
-    tracing.attribute("k8s.node.name", &config.node);
-    tracing.attribute("k8s.cluster.name", &config.cluster);
-    Tracing::start(&tracing, None).context("`otlp`")
+/// The exporter of spans, if one is wanted.
+fn tracing(config: &Config) -> Result<Option<Tracing>> {
+    let from_file = |otlp: &config::Otlp| {
+        let mut tracing = TracingConfig::new(&otlp.endpoint, "ztunnel");
+        tracing.sampler = Sampler::ParentRatio(otlp.sampling);
+        tracing
+    };
+    let Some(mut tracing) = config.otel.clone().or_else(|| config.otlp.as_ref().map(from_file)) else {
+        return Ok(None);
+    };
+    for (key, value) in [("k8s.node.name", &config.node), ("k8s.cluster.name", &config.cluster)] {
+        // What OTEL_RESOURCE_ATTRIBUTES says wins.
+        if !tracing.resource.iter().any(|(k, _)| k == key) {
+            tracing.attribute(key, value);
+        }
+    }
+    Tracing::start(&tracing, None).map(Some).context("traces")
 }
 
 fn log(config: &Config, tracing: Option<&Tracing>) -> Result<telemetry::LogHandle> {
@@ -178,13 +206,13 @@ fn identities(config: &Config) -> Result<Manager> {
     let ca = &config.ca;
     let channel = ChannelConfig {
         alt_name: ca.alt_name.clone(),
-        ..ChannelConfig::new(&ca.address, TrustedRoots::File(ca.root_file.clone()))
+        ..ChannelConfig::new(&ca.address, config::roots(&ca.root_file))
     };
     let signer = GrpcSigner::new(GrpcSignerConfig {
         channel,
         token_file: Some(ca.token_file.clone()),
         cluster_id: config.cluster.clone(),
-        headers: Vec::new(),
+        headers: ca.headers.clone().into_iter().collect(),
         impersonate: true,
     })
     .context("`ca`")?;

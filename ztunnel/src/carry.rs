@@ -14,7 +14,9 @@ use tokio::net::TcpStream;
 
 use crate::here::Here;
 use crate::judge;
+use crate::pod::Pod;
 use crate::tunnel_io::TunnelEnd;
+use crate::world::World;
 
 /// The side of a connection that is not the application's.
 pub(crate) enum Far {
@@ -43,23 +45,22 @@ pub(crate) async fn carry(
     record: &mut Record,
     permit: Option<Permit>,
 ) -> Outcome {
+    let guard = permit.map(|permit| Guard { permit, pod: here.pod.clone() });
     let progress = Arc::new(Progress::new());
-    let app_is_source = record.facts().direction == Direction::Outbound;
-    record.meter(Arc::new(Way { app_is_source, progress: progress.clone() }));
-    record.opened();
+    open(record, &progress, record.facts().direction == Direction::Outbound);
     let app = TcpEnd::new(app);
     let app_socket = app.stream().clone();
     let (outcome, withdrawn) = match far {
         Far::Plain(stream) => {
             let far = TcpEnd::new(stream);
             let far_socket = far.stream().clone();
-            let ended = run(here, app, far, &progress, permit.as_ref()).await;
+            let ended = run(here, app, far, &progress, guard.as_ref()).await;
             if let Some(health) = socket::tcp_info(&far_socket) {
                 record.health(crate::here::health(&health));
             }
             ended
         }
-        Far::Tunnel(stream) => run(here, app, TunnelEnd::new(stream), &progress, permit.as_ref()).await,
+        Far::Tunnel(stream) => run(here, app, TunnelEnd::new(stream), &progress, guard.as_ref()).await,
     };
     drop(app_socket);
     if let Some(denial) = withdrawn {
@@ -68,31 +69,44 @@ pub(crate) async fn carry(
     outcome
 }
 
+/// Counts a connection as open, with the relay's own counters; the first end of the relay is the source, or the
+/// destination.
+pub(crate) fn open(record: &mut Record, progress: &Arc<Progress>, first_is_source: bool) {
+    record.meter(Arc::new(Way { first_is_source, progress: progress.clone() }));
+    record.opened();
+}
+
+/// A permit that is judged again whenever policy changes, and the pod that it was given for.
+pub(crate) struct Guard {
+    pub(crate) permit: Permit,
+    pub(crate) pod: Arc<Pod>,
+}
+
 /// The relay's own counters, read as from source to destination.
 #[derive(Debug)]
 struct Way {
-    app_is_source: bool,
+    first_is_source: bool,
     progress: Arc<Progress>,
 }
 
 impl Meter for Way {
     fn to_destination(&self) -> u64 {
-        if self.app_is_source { self.progress.a_to_b() } else { self.progress.b_to_a() }
+        if self.first_is_source { self.progress.a_to_b() } else { self.progress.b_to_a() }
     }
 
     fn to_source(&self) -> u64 {
-        if self.app_is_source { self.progress.b_to_a() } else { self.progress.a_to_b() }
+        if self.first_is_source { self.progress.b_to_a() } else { self.progress.a_to_b() }
     }
 
     fn first_byte(&self) -> Option<Instant> {
-        if self.app_is_source { self.progress.first_b_to_a() } else { self.progress.first_a_to_b() }
+        if self.first_is_source { self.progress.first_b_to_a() } else { self.progress.first_a_to_b() }
     }
 }
 
 /// Why a connection is ended from outside.
-type Cut = (Outcome, Option<policy::Denial>);
+pub(crate) type Cut = (Outcome, Option<policy::Denial>);
 
-async fn run<B>(here: &Here, app: TcpEnd, far: B, progress: &Progress, permit: Option<&Permit>) -> Cut
+pub(crate) async fn run<B>(here: &Here, app: TcpEnd, far: B, progress: &Progress, guard: Option<&Guard>) -> Cut
 where
     B: IntoEnd,
     B::End: Unpin,
@@ -102,7 +116,7 @@ where
     tokio::select! {
         biased;
         ended = relay(app, far, progress, &here.worker.buffers) => (outcome(ended), None),
-        cut = cut(here, permit) => cut,
+        cut = cut(here, guard) => cut,
     }
 }
 
@@ -116,34 +130,41 @@ fn outcome(ended: Ended) -> Outcome {
 }
 
 /// Resolves when the connection has to end although both of its ends would go on.
-async fn cut(here: &Here, permit: Option<&Permit>) -> Cut {
+async fn cut(here: &Here, guard: Option<&Guard>) -> Cut {
     let withdrawn = async {
-        match permit {
-            Some(permit) => withdrawn(here, permit).await,
+        match guard {
+            Some(guard) => withdrawn(&here.shared.world, guard).await,
+            None => pending().await,
+        }
+    };
+    let other_gone = async {
+        match guard.filter(|guard| !Arc::ptr_eq(&guard.pod, &here.pod)) {
+            Some(guard) => guard.pod.gone().await,
             None => pending().await,
         }
     };
     tokio::select! {
         () = here.pod.gone() => (Outcome::PodGone, None),
+        () = other_gone => (Outcome::PodGone, None),
         () = here.shared.drain.forced() => (Outcome::Drained, None),
         denial = withdrawn => (Outcome::PolicyWithdrawn, Some(denial)),
     }
 }
 
 /// Resolves when policy does not allow the connection any more.
-async fn withdrawn(here: &Here, permit: &Permit) -> policy::Denial {
-    let world = &here.shared.world;
+async fn withdrawn(world: &World, guard: &Guard) -> policy::Denial {
+    let Guard { permit, pod } = guard;
     let mut changes = world.verdicts();
     loop {
         // A workload that discovery has dropped is judged as it was: its pod is about to go, or discovery is behind.
-        let subject = world.local_now(&here.pod).map_or_else(|| permit.subject().clone(), |w| Subject::from(&*w));
+        let subject = world.local_now(pod).map_or_else(|| permit.subject().clone(), |w| Subject::from(&*w));
         match permit.rejudge(&world.policies(), &subject).verdict {
             Verdict::Permitted(_) => {}
             Verdict::Denied(denial) => return denial,
             // A policy was named and has not arrived: as long as a new connection would be held for.
             Verdict::Unknown(names) => {
                 let decided = || {
-                    let subject = world.local_now(&here.pod).map(|w| Subject::from(&*w))?;
+                    let subject = world.local_now(pod).map(|w| Subject::from(&*w))?;
                     let verdict = permit.rejudge(&world.policies(), &subject).verdict;
                     (!matches!(verdict, Verdict::Unknown(_))).then_some(())
                 };

@@ -1,12 +1,15 @@
 //! The node proxy's configuration: one YAML file, parsed once.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 
 use document::{Check, Report, Span};
+use identity::channel::TrustedRoots;
 use mesh::addr::Cidr;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
+use telemetry::TracingConfig;
 
 /// Everything an operator can say to the node proxy.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
@@ -17,11 +20,17 @@ pub(crate) struct Config {
     /// Workloads, services and policies from a file in place of a control plane; re-read when it changes.
     #[serde(default)]
     pub(crate) local_file: Option<PathBuf>,
+    /// The same as text, for a world that never changes.
+    #[serde(default)]
+    pub(crate) local_text: Option<String>,
     /// The control plane.
     #[serde(default)]
     pub(crate) xds: Option<ControlPlane>,
     /// Who signs our workloads' certificates.
     pub(crate) ca: Authority,
+    /// The pod that this proxy itself runs in, as the control plane is told.
+    #[serde(default)]
+    pub(crate) own_pod: OwnPod,
     /// Where the node agent hands pods over.
     #[serde(default = "defaults::zds_socket")]
     pub(crate) zds_socket: PathBuf,
@@ -35,6 +44,9 @@ pub(crate) struct Config {
     /// What to do with such a destination.
     #[serde(default)]
     pub(crate) unknown_pod_destination: UnknownPod,
+    /// How two pods of this node talk to each other.
+    #[serde(default)]
+    pub(crate) same_node: SameNode,
     /// Network that this node is in; empty for the default one.
     #[serde(default)]
     pub(crate) network: String,
@@ -44,6 +56,9 @@ pub(crate) struct Config {
     /// Traces.
     #[serde(default)]
     pub(crate) otlp: Option<Otlp>,
+    /// Traces as the `OTEL_*` variables say, in place of `otlp`; only the environment adapter sets it.
+    #[serde(skip)]
+    pub(crate) otel: Option<TracingConfig>,
     /// Access log and other messages.
     #[serde(default)]
     pub(crate) log: Log,
@@ -73,19 +88,40 @@ pub(crate) struct Config {
     pub(crate) pod_limits: PodLimits,
 }
 
+/// The pod that the proxy runs in. The control plane compares the namespace with that of our token (discovery.md 1).
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct OwnPod {
+    /// Its name.
+    #[serde(default)]
+    pub(crate) name: String,
+    /// Its namespace.
+    #[serde(default)]
+    pub(crate) namespace: String,
+    /// Its address.
+    #[serde(default)]
+    pub(crate) address: Option<IpAddr>,
+}
+
 /// The control plane's address and how to trust it.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(crate) struct ControlPlane {
     /// `https://host:port`.
     pub(crate) address: String,
-    /// PEM file with the roots of its certificate; re-read when it changes.
+    /// PEM file with the roots of its certificate, re-read when it changes; `SYSTEM` means the machine's bundle.
     pub(crate) root_file: PathBuf,
     /// File with our bearer token; read for every stream.
     pub(crate) token_file: PathBuf,
     /// Name to check in its certificate in place of the address's.
     #[serde(default)]
     pub(crate) alt_name: Option<String>,
+    /// Further headers of the stream.
+    #[serde(default, serialize_with = "names_only")]
+    pub(crate) headers: BTreeMap<String, String>,
+    /// Further node metadata.
+    #[serde(default)]
+    pub(crate) metadata: BTreeMap<String, serde_json::Value>,
 }
 
 /// The certificate authority's address and how to trust it.
@@ -94,13 +130,16 @@ pub(crate) struct ControlPlane {
 pub(crate) struct Authority {
     /// `https://host:port`.
     pub(crate) address: String,
-    /// PEM file with the roots of its certificate; re-read when it changes.
+    /// PEM file with the roots of its certificate, re-read when it changes; `SYSTEM` means the machine's bundle.
     pub(crate) root_file: PathBuf,
     /// File with our bearer token; read for every request.
     pub(crate) token_file: PathBuf,
     /// Name to check in its certificate in place of the address's.
     #[serde(default)]
     pub(crate) alt_name: Option<String>,
+    /// Further headers of each request.
+    #[serde(default, serialize_with = "names_only")]
+    pub(crate) headers: BTreeMap<String, String>,
     /// Life of a certificate to ask for.
     #[serde(default = "defaults::certificate_lifetime")]
     pub(crate) certificate_lifetime: Span,
@@ -115,6 +154,17 @@ pub(crate) enum UnknownPod {
     /// Refuse after waiting for discovery.
     #[default]
     Refuse,
+}
+
+/// How two pods of one node talk to each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum SameNode {
+    /// Through the proxy without a tunnel: identities and policies are checked all the same, bytes never leave the node.
+    Direct,
+    /// By mutual TLS, like everybody else.
+    #[default]
+    Mtls,
 }
 
 /// Where spans go.
@@ -138,6 +188,9 @@ pub(crate) struct Log {
     /// Form of the lines.
     #[serde(default)]
     pub(crate) format: LogFormat,
+    /// Write policy decisions at INFO in place of DEBUG.
+    #[serde(default)]
+    pub(crate) policy_info: bool,
 }
 
 /// Form of log lines.
@@ -170,6 +223,24 @@ impl Config {
     }
 }
 
+/// Whom to trust, as `rootFile` says.
+pub(crate) fn roots(root_file: &Path) -> TrustedRoots {
+    // The spelling of Istio's XDS_ROOT_CA and CA_ROOT_CA (drop-in.md).
+    if root_file.as_os_str() == "SYSTEM" { TrustedRoots::System } else { TrustedRoots::File(root_file.to_owned()) }
+}
+
+/// A header may be a credential, and the configuration is shown by `/config_dump`.
+fn names_only<S: Serializer>(headers: &BTreeMap<String, String>, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_map(headers.keys().map(|name| (name, "(hidden)")))
+}
+
+impl Config {
+    /// How many of the places that a world can come from are named.
+    fn sources(&self) -> usize {
+        [self.local_file.is_some(), self.local_text.is_some(), self.xds.is_some()].into_iter().filter(|s| *s).count()
+    }
+}
+
 impl Check for Config {
     fn check(&self, report: &mut Report) {
         for (index, text) in self.pod_cidrs.iter().enumerate() {
@@ -179,13 +250,15 @@ impl Check for Config {
                     .mistake(&error.to_string(), "write a block such as 10.244.0.0/16");
             }
         }
-        if self.local_file.is_none() && self.xds.is_none() {
-            report
+        match self.sources() {
+            0 => report.at("").mistake(
+                "neither `localFile` nor `localText` nor `xds` is given",
+                "name where workloads and policies come from",
+            ),
+            1 => {}
+            _ => report
                 .at("")
-                .mistake("neither `localFile` nor `xds` is given", "name where workloads and policies come from");
-        }
-        if self.local_file.is_some() && self.xds.is_some() {
-            report.at("/localFile").mistake("both `localFile` and `xds` are given", "keep one of the two");
+                .mistake("more than one of `localFile`, `localText` and `xds` is given", "keep one of them"),
         }
         if !self.admin.ip().is_loopback() {
             let what =

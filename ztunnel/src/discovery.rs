@@ -1,9 +1,11 @@
 //! Where the world comes from: a file that is followed, or a control plane.
 
+use std::convert::Infallible;
 use std::path::Path;
 use std::sync::Arc;
 
 use chassis::readiness::Condition;
+use document::Mistakes;
 use tokio::sync::mpsc;
 use xds::Change;
 use xds::local::{Event, OpenError, Watcher};
@@ -36,9 +38,16 @@ impl Follower {
         }
     }
 
+    /// Takes a world that never changes.
+    pub(crate) async fn text(self, text: &str) -> Result<Infallible, Mistakes> {
+        let world = xds::local::parse("localText", text)?;
+        self.apply(world.change());
+        Ok(std::future::pending().await)
+    }
+
     /// Follows a file for ever. A file that is broken at the start is an error; one that breaks later leaves the world
     /// as it was.
-    pub(crate) async fn file(self, path: &Path) -> Result<(), OpenError> {
+    pub(crate) async fn file(self, path: &Path) -> Result<Infallible, OpenError> {
         let mut watcher = Watcher::open(path).await?;
         let first = watcher.world().change();
         self.apply(Change { synced: true, ..first });

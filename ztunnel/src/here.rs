@@ -20,6 +20,7 @@ use tokio::sync::Notify;
 use crate::config::Config;
 use crate::dial::PodDialer;
 use crate::pod::Pod;
+use crate::pods::Pods;
 use crate::world::World;
 
 /// What all workers share.
@@ -30,6 +31,7 @@ pub(crate) struct Shared {
     pub(crate) identities: Manager,
     pub(crate) telemetry: Telemetry,
     pub(crate) drain: drain::Signal,
+    pub(crate) pods: Arc<Pods>,
 }
 
 impl Shared {

@@ -34,6 +34,9 @@ pub(crate) async fn permit(
         }
         Verdict::Denied(denial) => {
             denied(denial, record);
+            if let Some(why) = world.local_now(pod).and_then(|workload| world.not_understood(&workload)) {
+                record.error(why);
+            }
             Err(Outcome::PolicyDenied)
         }
         Verdict::Unknown(names) => {

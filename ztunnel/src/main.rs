@@ -16,6 +16,7 @@ mod outbound;
 mod plaintext;
 mod pod;
 mod pods;
+mod same_node;
 mod tunnel_io;
 mod worker;
 mod world;

@@ -15,7 +15,9 @@ use tokio::net::TcpStream;
 
 use crate::carry::{Far, carry};
 use crate::dial;
+use crate::config::{SameNode, UnknownPod};
 use crate::here::Here;
+use crate::same_node::{self, Near, Wanted};
 
 /// How long a plain TCP connection to the next hop may take. Istio's value (hbone.md 5).
 pub(crate) const CONNECT: Duration = Duration::from_secs(10);
@@ -39,14 +41,30 @@ pub(crate) async fn outbound(here: Rc<Here>, app: TcpStream) {
             return record.finish(outcome);
         }
     };
+    let joined = match joined {
+        Joined::Far(joined) => joined,
+        Joined::Near(near) => {
+            let (actual, protocol) = (near.app_addr().to_string(), "TCP");
+            let _entry = here.pod.enter(Direction::Outbound, peer.0, original.to_string(), actual, protocol);
+            return same_node::carry(&here, app, *near, record).await;
+        }
+    };
     let (actual, protocol) = (joined.actual.to_string(), joined.far.protocol());
     let _entry = here.pod.enter(Direction::Outbound, peer.0, original.to_string(), actual, protocol);
     let outcome = carry(&here, app, joined.far, &mut record, None).await;
     record.finish(outcome);
 }
 
-/// A connection whose far side is up.
-struct Joined {
+/// A connection whose other side is up.
+enum Joined {
+    /// Somewhere else.
+    Far(FarJoined),
+    /// The application itself, in a pod of this node.
+    Near(Box<Near>),
+}
+
+/// A connection to another node, or to whoever is not in the mesh.
+struct FarJoined {
     actual: SocketAddr,
     far: Far,
 }
@@ -62,6 +80,13 @@ async fn join(here: &Here, peer: PeerAddr, original: OriginalDst, record: &mut R
         Route::Direct { to, workload, service } => {
             destination(record, Some(workload), service);
             plain(here, to, record).await
+        }
+        Route::Tunnel { authority, workload, service, same_node: true, .. }
+            if here.shared.config.same_node == SameNode::Direct && here.shared.pods.of(&workload).is_some() =>
+        {
+            destination(record, Some(workload.clone()), service.clone());
+            let wanted = Wanted { peer, authority, workload, service };
+            same_node::join(here, &source, wanted, record).await.map(|near| Joined::Near(Box::new(near)))
         }
         Route::Tunnel { tunnel, authority, workload, service, expected, .. } => {
             let hop = Hop { tunnel, authority, uid: workload.uid.clone(), expected };
@@ -96,7 +121,14 @@ async fn resolve(here: &Here, source: &Workload, original: OriginalDst) -> Resul
     match ask() {
         Err(Unresolved::UnknownPod { .. }) => {
             let known = || Some(ask()).filter(|r| !matches!(r, Err(Unresolved::UnknownPod { .. })));
-            shared.world.held(known).await.unwrap_or_else(ask)
+            match shared.world.held(known).await {
+                Some(answer) => answer,
+                None if shared.config.unknown_pod_destination == UnknownPod::Plaintext => {
+                    let query = Query { source, destination: original, pod_cidrs: &[], random };
+                    shared.world.directory().resolve(&query)
+                }
+                None => ask(),
+            }
         }
         answer => answer,
     }
@@ -122,7 +154,7 @@ async fn plain(here: &Here, to: SocketAddr, record: &mut Record) -> Result<Joine
     record.next_hop(to);
     let options = ConnectOptions { to, source: None, mark: here.shared.egress_mark(), timeout: CONNECT };
     let stream = socket::connect(Some(here.pod.netns()), &options).await.map_err(|e| dial::outcome(&e, record))?;
-    Ok(Joined { actual: to, far: Far::Plain(stream) })
+    Ok(Joined::Far(FarJoined { actual: to, far: Far::Plain(stream) }))
 }
 
 /// The next hop of a tunnelled connection.
@@ -170,7 +202,7 @@ async fn through(
     phases(&opened, began, record);
     record.mutual_tls();
     record.destination_identity(opened.peer);
-    Ok(Joined { actual: hop.tunnel.0, far: Far::Tunnel(opened.stream) })
+    Ok(Joined::Far(FarJoined { actual: hop.tunnel.0, far: Far::Tunnel(opened.stream) }))
 }
 
 /// Writes what the pool measured into the record.

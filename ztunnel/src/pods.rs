@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use mesh::Workload;
 use net::netns::NetNs;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
@@ -30,10 +31,20 @@ impl From<zds::WorkloadInfo> for PodInfo {
 #[derive(Default)]
 pub(crate) struct Pods(Mutex<BTreeMap<Arc<str>, Arc<Pod>>>);
 
+/// The three names by which discovery and the agent mean the same pod.
+fn is(info: &PodInfo, workload: &Workload) -> bool {
+    info.name == workload.name && info.namespace == workload.namespace && info.service_account == workload.service_account
+}
+
 impl Pods {
     /// The pods as they are now.
     pub(crate) fn all(&self) -> Vec<Arc<Pod>> {
         self.lock().values().cloned().collect()
+    }
+
+    /// The pod that a workload is, when it is one of ours.
+    pub(crate) fn of(&self, workload: &Workload) -> Option<Arc<Pod>> {
+        self.lock().values().find(|pod| is(pod.info(), workload)).cloned()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<Arc<str>, Arc<Pod>>> {

@@ -1,15 +1,17 @@
 //! What this node knows: who is where, and which policies there are. Written by one task, read by every worker.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use directory::{Directory, Snapshot};
 use mesh::Workload;
+use mesh::authz::Scope;
 use policy::PolicySet;
 use tokio::sync::watch;
 use tokio::time::timeout;
-use xds::Change;
+use xds::{Change, StandIn};
 
 use crate::pod::Pod;
 
@@ -21,6 +23,8 @@ pub(crate) const HOLD: Duration = Duration::from_secs(5);
 pub(crate) struct World {
     directory: Directory,
     policies: ArcSwap<PolicySet>,
+    /// By policy key: why the policy could not be understood, for those that a stand-in holds the place of.
+    stand_ins: ArcSwap<BTreeMap<Arc<str>, Arc<str>>>,
     /// Counts every change.
     version: watch::Sender<u64>,
     /// Counts the changes that can take a permit away: policies, and the policies that a workload names.
@@ -32,6 +36,7 @@ impl World {
         Self {
             directory: Directory::new(),
             policies: ArcSwap::from_pointee(PolicySet::default()),
+            stand_ins: ArcSwap::default(),
             version: watch::Sender::new(0),
             verdicts: watch::Sender::new(0),
         }
@@ -41,7 +46,9 @@ impl World {
     pub(crate) fn apply(&self, change: Change) {
         let mut snapshot = Snapshot::clone(&self.directory.load());
         let mut policies = PolicySet::clone(&self.policies.load());
-        let mut verdicts = !change.policies.is_empty() || !change.removed_policies.is_empty();
+        let mut stand_ins = BTreeMap::clone(&self.stand_ins.load());
+        let mut verdicts =
+            !change.policies.is_empty() || !change.removed_policies.is_empty() || !change.stand_ins.is_empty();
         // Removals first: a successor may hold the same address.
         for name in &change.removed {
             snapshot.remove(name);
@@ -57,12 +64,25 @@ impl World {
         }
         for key in &change.removed_policies {
             policies.remove(key);
+            stand_ins.remove(key);
         }
         for authorization in change.policies {
+            stand_ins.remove(authorization.key().as_str());
             policies.insert(authorization);
+        }
+        for StandIn { policy, reason } in change.stand_ins {
+            let key: Arc<str> = policy.key().into();
+            if policies.get(&key).is_some() && !stand_ins.contains_key(&key) {
+                tracing::warn!(policy = %key, %reason, "a policy could not be understood; its former version stays in force");
+                continue;
+            }
+            tracing::warn!(policy = %key, %reason, "a policy could not be understood; until it is, it permits nothing");
+            policies.insert(policy);
+            stand_ins.insert(key, reason);
         }
         // Policies first: a workload that names a new policy must never be seen without it (discovery.md 6.3).
         self.policies.store(Arc::new(policies));
+        self.stand_ins.store(Arc::new(stand_ins));
         self.directory.store(snapshot);
         self.version.send_modify(|v| *v += 1);
         if verdicts {
@@ -76,6 +96,20 @@ impl World {
 
     pub(crate) fn policies(&self) -> Arc<PolicySet> {
         self.policies.load_full()
+    }
+
+    /// Says which policies that apply to a workload could not be understood, if any.
+    pub(crate) fn not_understood(&self, workload: &Workload) -> Option<String> {
+        let (policies, stand_ins) = (self.policies.load(), self.stand_ins.load());
+        let applies = |key: &Arc<str>| match policies.get(key)?.scope {
+            Scope::Global => Some(()),
+            Scope::Namespace => key.split_once('/').filter(|(ns, _)| *ns == &*workload.namespace).map(drop),
+            Scope::WorkloadSelector => workload.authorization_policies.contains(key).then_some(()),
+        };
+        let said = stand_ins.iter().filter(|(key, _)| applies(key).is_some());
+        let all: Vec<_> =
+            said.map(|(key, why)| format!("policy {key} could not be understood and permits nothing: {why}")).collect();
+        (!all.is_empty()).then(|| all.join("; "))
     }
 
     /// Told whenever permits may have to be withdrawn.

@@ -10,6 +10,7 @@ use rustls::server::NoServerSessionStorage;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, ServerConfig};
 
+use crate::spiffe::{Peer, SpiffeFault};
 use crate::provider::provider;
 use crate::verify::{Clients, Judge, Servers};
 
@@ -66,6 +67,14 @@ impl Certificate {
     /// Who it speaks for.
     pub fn identity(&self) -> &Identity {
         &self.facts.identity
+    }
+
+    /// What a peer reads in it: for whoever must know without a handshake whether it is revoked.
+    ///
+    /// # Errors
+    /// When it could not be read as a peer's, which it was when it was issued.
+    pub fn peer(&self) -> Result<Peer, SpiffeFault> {
+        self.certified.end_entity_cert().map_err(|_| SpiffeFault::Unparsable).and_then(Peer::read)
     }
 
     /// Serial number in hexadecimal.

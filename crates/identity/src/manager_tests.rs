@@ -3,7 +3,7 @@ use std::pin::Pin;
 use std::sync::atomic::Ordering;
 
 use super::*;
-use crate::test_ca::{TestCa, id};
+use crate::test_ca::{GATE, TestCa, id};
 
 /// A clock that moves when it is told to. Whoever sleeps is counted, so that tests wait for events and not for time.
 struct Hand {
@@ -156,7 +156,7 @@ async fn without_a_ca_the_wait_has_an_end_and_the_reason_is_told() {
 async fn at_most_eight_ask_at_once_and_a_connection_overtakes_prefetches() {
     let config = Config { first_wait: Duration::from_secs(20), ..short() };
     let (manager, ca, _) = bench(config);
-    let blocked = ca.gate.acquire_many(Semaphore::MAX_PERMITS as u32).await.unwrap();
+    let blocked = ca.gate.acquire_many(GATE).await.unwrap();
     for i in 0..40 {
         manager.prefetch(&id(&format!("pod-{i}")));
     }
@@ -247,7 +247,7 @@ async fn forgetting_stops_renewal_and_wakes_who_waits() {
     }
     assert_eq!(*ca.asked.borrow(), 1);
 
-    let blocked = ca.gate.acquire_many(Semaphore::MAX_PERMITS as u32).await.unwrap();
+    let blocked = ca.gate.acquire_many(GATE).await.unwrap();
     let waiting = tokio::spawn({
         let manager = manager.clone();
         async move { manager.certificate(&id("cart")).await.err() }

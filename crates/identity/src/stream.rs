@@ -48,6 +48,9 @@ pub struct SecureStream<IO> {
     outgoing: Queue,
     /// Index into [`READS`].
     read_size: usize,
+    /// A writer's waker is registered below. A reader must then not write: it would put its own waker in that place, and
+    /// the writer, a task of its own after a split, would never be woken.
+    writer_waits: bool,
     /// `close_notify` came.
     peer_closed: bool,
     /// `close_notify` was queued.
@@ -87,6 +90,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> SecureStream<IO> {
             plain: Queue::default(),
             outgoing: Queue::default(),
             read_size: 0,
+            writer_waits: false,
             peer_closed: false,
             closed: false,
             broken: None,
@@ -143,7 +147,25 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> SecureStream<IO> {
         Poll::Ready(Ok(()))
     }
 
-    /// Decrypts whatever whole records wait, so that only writing is left to do, then runs `write`.
+    /// [`Self::poll_drain`] on behalf of who writes.
+    fn poll_drain_for_writer(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let drained = self.poll_drain(cx);
+        self.writer_waits = drained.is_pending();
+        drained
+    }
+
+    /// Writes what TLS says for itself (a key update, an alert), on behalf of who reads. If the socket is full it goes
+    /// with the next write or flush.
+    fn answer(&mut self, cx: &mut Context<'_>) {
+        if !self.writer_waits
+            && !self.outgoing.is_empty()
+            && let Poll::Ready(Err(error)) = self.poll_drain(cx)
+        {
+            tracing::trace!(%error, "answer of TLS not written");
+        }
+    }
+
+    /// Decrypts whatever whole records wait, so that only writing is left to do.
     fn settle(&mut self) -> Result<(), StreamError> {
         let mut nothing = ReadBuf::new(&mut []);
         loop {
@@ -163,7 +185,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> SecureStream<IO> {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
         // Back-pressure: nothing more is sealed while the socket has not taken the last.
-        ready!(self.poll_drain(cx))?;
+        ready!(self.poll_drain_for_writer(cx))?;
         if let Err(error) = self.settle() {
             return Poll::Ready(Err(self.fail(error)));
         }
@@ -171,7 +193,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> SecureStream<IO> {
             Ok(taken) => taken,
             Err(error) => return Poll::Ready(Err(self.fail(error))),
         };
-        match self.poll_drain(cx) {
+        match self.poll_drain_for_writer(cx) {
             // Accepted all the same: the rest goes with the next write or flush.
             Poll::Pending | Poll::Ready(Ok(())) => Poll::Ready(Ok(taken)),
             Poll::Ready(Err(e)) => Poll::Ready(Err(e)),
@@ -212,16 +234,12 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for SecureStream<IO> {
                 }
                 Err(error) => {
                     this.broken = Some(error);
-                    this.tls.drain_alerts(&mut this.outgoing);
+                    this.tls.fetch_alert(&mut this.incoming, &mut this.outgoing);
+                    this.answer(cx);
                 }
             }
         }
-        // Answers of TLS itself (a key update, an alert). If the socket is full they go with the next write or flush.
-        if !this.outgoing.is_empty()
-            && let Poll::Ready(Err(error)) = this.poll_drain(cx)
-        {
-            tracing::trace!(%error, "answer of TLS not written");
-        }
+        this.answer(cx);
         if this.incoming.is_empty() {
             this.incoming.release();
         }
@@ -248,7 +266,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for SecureStream<IO> {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        ready!(this.poll_drain(cx))?;
+        ready!(this.poll_drain_for_writer(cx))?;
         Pin::new(&mut this.io).poll_flush(cx)
     }
 
@@ -260,7 +278,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for SecureStream<IO> {
             }
             this.closed = true;
         }
-        ready!(this.poll_drain(cx))?;
+        ready!(this.poll_drain_for_writer(cx))?;
         Pin::new(&mut this.io).poll_shutdown(cx)
     }
 }

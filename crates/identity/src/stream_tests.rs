@@ -229,10 +229,12 @@ async fn each_direction_closes_by_itself() {
     b.read_to_end(&mut got).await.unwrap();
     assert_eq!(got, b"last words");
     assert_eq!(a.write(b"more").await.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
-    b.write_all(&vec![5; 100_000]).await.unwrap();
-    b.shutdown().await.unwrap();
     got.clear();
-    a.read_to_end(&mut got).await.unwrap();
+    let answer = async {
+        b.write_all(&vec![5; 100_000]).await.unwrap();
+        b.shutdown().await.unwrap();
+    };
+    tokio::join!(answer, async { a.read_to_end(&mut got).await.unwrap() });
     assert_eq!(got.len(), 100_000);
     assert_eq!(a.read(&mut [0; 8]).await.unwrap(), 0);
 }

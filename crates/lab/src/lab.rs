@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use std::process::Child;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
 
 use crate::caps;
 use crate::cgroup::Tree;
@@ -235,17 +234,17 @@ impl Lab {
     }
 
     pub(crate) fn tear_down(&self) -> Result<(), LabError> {
-        let name = self.name().to_owned();
-        thread::scope(|scope| {
-            // Children of ours are zombies until they are waited for; the work goes on meanwhile.
-            let work = scope.spawn(|| down(&name));
-            let result = work.join().unwrap_or(Err(LabError::Unfit("taking down panicked".to_owned())));
-            let names: Vec<String> = lock(&self.children).keys().cloned().collect();
-            if result.is_ok() {
-                names.iter().for_each(|n| self.reap(n));
-            }
-            result
-        })
+        let result = down(self.name());
+        if result.is_ok() {
+            self.reap_all();
+        }
+        result
+    }
+
+    /// Waits for children that have ended, which are zombies until then.
+    pub(crate) fn reap_all(&self) {
+        let names: Vec<String> = lock(&self.children).keys().cloned().collect();
+        names.iter().for_each(|n| self.reap(n));
     }
 
     pub(crate) fn place_of(&self, pod: &PodPlan) -> Place {

@@ -5,6 +5,8 @@ use std::io::{ErrorKind, Write};
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
@@ -107,6 +109,10 @@ pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), LabE
     write_atomically(path, &text.map_err(|source| LabError::State { path: path.to_owned(), source })?)
 }
 
+/// Who was killed leaves the lock to a child that it had just forked, until that becomes its program: milliseconds.
+const LOCK_WITHIN: Duration = Duration::from_secs(1);
+const LOCK_AGAIN: Duration = Duration::from_millis(10);
+
 /// Keeps others from changing the lab; let go of when dropped, and by the kernel when its holder dies.
 #[derive(Debug)]
 pub(crate) struct Lock {
@@ -114,15 +120,21 @@ pub(crate) struct Lock {
 }
 
 impl Lock {
-    /// Takes the lock, or says that somebody has it.
+    /// Takes the lock, or says that somebody has it for longer than [`LOCK_WITHIN`].
     pub(crate) fn take(paths: &Paths) -> Result<Self, LabError> {
         fs::create_dir_all(LABS).doing(|| format!("cannot make {LABS}"))?;
         let path = paths.lock();
+        let deadline = Instant::now() + LOCK_WITHIN;
         loop {
             let open = File::options().create(true).truncate(false).write(true).open(&path);
             let file = open.doing(|| format!("cannot open {}", path.display()))?;
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => {}
+                // flock(2) has no time limit of its own.
+                Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < deadline => {
+                    thread::sleep(LOCK_AGAIN);
+                    continue;
+                }
                 Err(rustix::io::Errno::WOULDBLOCK) => return Err(LabError::Locked(paths.name().to_owned())),
                 Err(e) => return Err(e).doing(|| format!("cannot lock {}", path.display())),
             }

@@ -37,6 +37,7 @@ pub(crate) fn up(spec: &Spec, options: &Options) -> Result<Lab, LabError> {
         if let Err(left) = undone {
             tracing::error!(error = %left, "cannot undo all of a lab that did not come up");
         }
+        lab.reap_all();
         drop(lock);
         return Err(error);
     }

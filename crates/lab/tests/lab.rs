@@ -51,6 +51,14 @@ fn processes() -> impl Iterator<Item = String> {
 }
 
 fn inside_a_lab(process: &str) -> bool {
+    // proc(5): the state and the parent follow the name. Orphans that have ended are for init to forget, at its leisure;
+    // children of ours are not.
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    let mut fields = stat.rsplit(')').next().unwrap_or_default().split_ascii_whitespace();
+    let (state, parent) = (fields.next(), fields.next());
+    if state == Some("Z") && parent != Some(std::process::id().to_string().as_str()) {
+        return false;
+    }
     fs::read_to_string(format!("/proc/{process}/cgroup")).is_ok_and(|t| ours(&t, "culvert-lab-"))
 }
 

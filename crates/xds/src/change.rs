@@ -23,11 +23,24 @@ pub struct Change {
     pub removed_policies: Vec<Arc<str>>,
     /// Policies that are new or different.
     pub policies: Vec<Authorization>,
+    /// Policies that are new or different and could not be understood. They were refused, so an older version of the same
+    /// key still holds; where there is none, the stand-in takes the place.
+    pub stand_ins: Vec<StandIn>,
     /// Names asked for on demand that this change answers; a name whose resource is not there after the change does not
     /// exist.
     pub answered: Vec<Arc<str>>,
     /// With this change the first picture is complete: everything that the source knows has been handed out once.
     pub synced: bool,
+}
+
+/// What holds in place of a policy that could not be understood: a policy of the same key that permits less than any
+/// that it may have been.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StandIn {
+    /// The policy to enforce.
+    pub policy: Authorization,
+    /// Why the real one could not be understood.
+    pub reason: Arc<str>,
 }
 
 impl Change {

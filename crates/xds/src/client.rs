@@ -21,7 +21,7 @@ use std::time::Duration;
 use proto::discovery::Resource;
 use tokio::sync::{mpsc, watch};
 
-pub use self::mesh::Changes;
+pub use self::mesh::{Changes, to_change};
 pub use node::Node;
 pub use run::{Client, Stopped};
 pub use state::{Mode, Subscription};
@@ -126,6 +126,19 @@ pub struct Status {
     pub error: Option<String>,
     /// The last rejection that was sent.
     pub last_nack: Option<String>,
+    /// How the streams ended so far.
+    pub ends: Ends,
+}
+
+/// How streams ended, counted since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ends {
+    /// The stream was never opened.
+    pub unopened: u64,
+    /// It broke.
+    pub broken: u64,
+    /// The control plane closed it, as it does from time to time.
+    pub ordinary: u64,
 }
 
 impl Status {

@@ -7,6 +7,7 @@
 mod authorization;
 mod common;
 mod service;
+mod stand_in;
 mod workload;
 
 #[cfg(test)]
@@ -24,6 +25,7 @@ use proto::{ADDRESS_TYPE, AUTHORIZATION_TYPE};
 
 pub use authorization::{authorization_from_wire, authorization_to_wire};
 pub use service::{service_from_wire, service_to_wire};
+pub use stand_in::stand_in;
 pub use workload::{workload_from_wire, workload_to_wire};
 
 /// Why one resource was rejected. The text goes to the control plane inside the NACK.

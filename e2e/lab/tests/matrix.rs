@@ -147,3 +147,8 @@ fn run(same_node: &str) {
 fn with_mutual_tls_on_the_same_node() {
     run("mtls");
 }
+
+#[test]
+fn directly_on_the_same_node() {
+    run("direct");
+}

@@ -53,7 +53,7 @@ async fn shake<IO: AsyncRead + AsyncWrite + Unpin>(
 ) -> Result<(SecureStream<IO>, Peer), HandshakeError> {
     if let Err(error) = poll_fn(|cx| stream.poll_shake(cx)).await {
         // The peer should learn why, if the socket takes it at once; what we report is the error, not this.
-        stream.tls.drain_alerts(&mut stream.outgoing);
+        stream.tls.fetch_alert(&mut stream.incoming, &mut stream.outgoing);
         let told = poll_fn(|cx| Poll::Ready(stream.poll_drain(cx))).await;
         tracing::trace!(?told, "alert sent");
         return Err(error);

@@ -103,21 +103,17 @@ impl Connection {
     }
 
     /// After an error: moves the alert for the peer into `outgoing`. Best effort, the error is what counts.
-    pub(super) fn drain_alerts(&mut self, outgoing: &mut Queue) {
-        let mut nothing = Queue::default();
-        // An alert is one message; the second round sees that none is left.
-        for _ in 0..2 {
-            let found = process!(self, nothing, status => match status.state {
-                Ok(ConnectionState::EncodeTlsData(mut encode)) => {
-                    encode.encode(outgoing.space(FLIGHT)).unwrap_or_default()
-                }
-                _ => 0,
-            });
-            outgoing.fill(found);
-            if found == 0 {
-                return;
+    ///
+    /// `incoming` must be the buffer of the failed step: the library remembers places in it. One round: an alert is one
+    /// message, and everything before it was fetched by earlier steps.
+    pub(super) fn fetch_alert(&mut self, incoming: &mut Queue, outgoing: &mut Queue) {
+        let written = process!(self, incoming, status => match status.state {
+            Ok(ConnectionState::EncodeTlsData(mut encode)) => {
+                encode.encode(outgoing.space(FLIGHT)).unwrap_or_default()
             }
-        }
+            _ => 0,
+        });
+        outgoing.fill(written);
     }
 
     pub(super) fn peer_certificates(&self) -> Option<&[CertificateDer<'static>]> {

@@ -6,8 +6,8 @@ use proto::{ADDRESS_TYPE, AUTHORIZATION_TYPE};
 use tokio::sync::mpsc;
 
 use super::{Handler, Rejection, Stopped, Update};
-use crate::Change;
-use crate::convert::{Address, address_from_resource, authorization_from_resource};
+use crate::convert::{Address, address_from_resource, authorization_from_resource, stand_in};
+use crate::{Change, StandIn};
 
 /// Converts each update and hands it to whoever keeps the world, who may let it wait.
 #[derive(Clone, Debug)]
@@ -15,7 +15,7 @@ pub struct Changes(pub mpsc::Sender<Change>);
 
 impl Handler for Changes {
     async fn apply(&mut self, update: Update) -> Result<Vec<Rejection>, Stopped> {
-        let (change, rejections) = convert(update);
+        let (change, rejections) = to_change(update);
         if !change.is_empty() {
             self.0.send(change).await.map_err(|_| Stopped)?;
         }
@@ -23,7 +23,8 @@ impl Handler for Changes {
     }
 }
 
-fn convert(update: Update) -> (Change, Vec<Rejection>) {
+/// The change that an update makes, and the resources in it that were not understood.
+pub fn to_change(update: Update) -> (Change, Vec<Rejection>) {
     let mut rejections = Vec::new();
     let mut change = Change { answered: update.answered, synced: update.synced, ..Change::default() };
     for resource in &update.upserts {
@@ -36,6 +37,11 @@ fn convert(update: Update) -> (Change, Vec<Rejection>) {
             other => Err(crate::convert::Reason::Type(other.to_owned())),
         };
         if let Err(reason) = result {
+            if update.type_url == AUTHORIZATION_TYPE
+                && let Some(policy) = stand_in(resource)
+            {
+                change.stand_ins.push(StandIn { policy, reason: reason.to_string().into() });
+            }
             rejections.push(Rejection { name: resource.name.clone(), reason: reason.to_string() });
         }
     }

@@ -184,6 +184,12 @@ impl Client {
             end => tracing::warn!(error = %end, retry_ms = wait.as_millis(), "no discovery stream"),
         }
         self.status.send_modify(|s| {
+            let count = match (s.connected, end) {
+                (false, _) => &mut s.ends.unopened,
+                (true, End::Ordinary) => &mut s.ends.ordinary,
+                (true, _) => &mut s.ends.broken,
+            };
+            *count += 1;
             s.connected = false;
             s.error = Some(end.to_string());
         });
