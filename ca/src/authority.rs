@@ -138,7 +138,13 @@ impl Authority {
     ///
     /// # Errors
     /// When the life is too long (and not shortened) or the authority itself has expired.
-    pub fn issue(&self, key: &PublicKey, identity: &Identity, seconds: i64, now: SystemTime) -> Result<Issued, Refusal> {
+    pub fn issue(
+        &self,
+        key: &PublicKey,
+        identity: &Identity,
+        seconds: i64,
+        now: SystemTime,
+    ) -> Result<Issued, Refusal> {
         let life = self.life(seconds)?;
         if now >= self.not_after {
             return Err(Refusal::SignerExpired);
@@ -253,7 +259,10 @@ fn one(text: &str, part: &'static str) -> Result<CertificateDer<'static>, Author
     let mut all = ders(text, part)?;
     match (all.pop(), all.is_empty()) {
         (Some(der), true) => Ok(der),
-        _ => Err(AuthorityError::Part { part, why: "it holds several certificates, exactly one belongs there".to_owned() }),
+        _ => Err(AuthorityError::Part {
+            part,
+            why: "it holds several certificates, exactly one belongs there".to_owned(),
+        }),
     }
 }
 

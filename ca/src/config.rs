@@ -251,7 +251,9 @@ impl Check for TokenDocument {
                 );
             }
             if !seen.insert(&entry.token) {
-                report.at(&at("token")).mistake("the same token as an entry before", "give each caller a token of its own");
+                report
+                    .at(&at("token"))
+                    .mistake("the same token as an entry before", "give each caller a token of its own");
             }
             if entry.may_impersonate == Mayhap::Node && entry.node.as_deref().unwrap_or_default().is_empty() {
                 report.at(&at("mayImpersonate")).mistake("node needs the caller's node", "add node: <name>");
@@ -286,7 +288,9 @@ fn names(names: &[String], at: &str, report: &mut Report) {
     }
     for (i, name) in names.iter().enumerate() {
         if name.parse::<IpAddr>().is_err() && rustls_pki_types::DnsName::try_from(name.as_str()).is_err() {
-            report.at(&format!("{at}/{i}")).mistake("not a DNS name or IP address", "use a name such as ca.culvert-system.svc");
+            report
+                .at(&format!("{at}/{i}"))
+                .mistake("not a DNS name or IP address", "use a name such as ca.culvert-system.svc");
         }
     }
 }

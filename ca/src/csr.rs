@@ -95,7 +95,8 @@ fn strong(spki: &x509_parser::x509::SubjectPublicKeyInfo<'_>) -> Result<(), Refu
                 return Err(Refusal::RsaSize { bits, max: RSA_BITS.1 });
             }
             // Odd, at least 65537 (NIST SP 800-56B 6.2), and small enough for fast verification.
-            let exponent = rsa.exponent.iter().try_fold(0_u64, |sum, byte| sum.checked_mul(256)?.checked_add((*byte).into()));
+            let exponent =
+                rsa.exponent.iter().try_fold(0_u64, |sum, byte| sum.checked_mul(256)?.checked_add((*byte).into()));
             if !exponent.is_some_and(|e| e % 2 == 1 && (65_537..1 << 33).contains(&e)) {
                 return Err(Refusal::RsaExponent);
             }

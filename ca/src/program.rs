@@ -74,10 +74,7 @@ impl Ca {
             authenticator: Arc::new(TokenFile::open(config.token_file.clone()).map_err(ProgramError::Document)?),
             pods: Arc::new(PodFile::open(config.pod_file.clone()).map_err(ProgramError::Document)?),
             clusters: config.clusters.clone(),
-            rate: RateLimit {
-                per_second: config.rate_limit.per_second.into(),
-                burst: config.rate_limit.burst.into(),
-            },
+            rate: RateLimit { per_second: config.rate_limit.per_second.into(), burst: config.rate_limit.burst.into() },
             audit,
             clock: Arc::new(SystemClock),
         };

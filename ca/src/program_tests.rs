@@ -44,7 +44,12 @@ fn config(folder: &Path) -> Config {
         "listen: 127.0.0.1:0\nauthority: {{folder: {}}}\nrootOutput: {}\nserverNames: [localhost, 127.0.0.1]\n\
          serverCertificates:\n- names: [control.culvert-system.svc]\n  certificate: {}\n  key: {}\n\
          tokenFile: {}\npodFile: {}\n",
-        at("state"), at("root.pem"), at("control.pem"), at("control-key.pem"), at("tokens.yaml"), at("pods.yaml"),
+        at("state"),
+        at("root.pem"),
+        at("control.pem"),
+        at("control-key.pem"),
+        at("tokens.yaml"),
+        at("pods.yaml"),
     );
     document::parse("ca.yaml", &text).unwrap()
 }

@@ -188,7 +188,8 @@ fn forged_keys() -> Vec<(&'static str, String)> {
     let dsa = tlv(0x30, &[tlv(0x30, &tlv(6, &[0x2a, 0x86, 0x48, 0xce, 0x38, 4, 1])), tlv(3, &[0, 2, 1, 9])].concat());
     let bare_rsa = tlv(
         0x30,
-        &[tlv(0x30, &[tlv(6, &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 1]), tlv(5, &[])].concat()), tlv(3, &[0, 9])].concat(),
+        &[tlv(0x30, &[tlv(6, &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 1]), tlv(5, &[])].concat()), tlv(3, &[0, 9])]
+            .concat(),
     );
     vec![
         ("csr_signature", forged(&own, ECDSA_SHA256, |m| other.sign(&random, m).unwrap().as_ref().to_vec())),
@@ -313,7 +314,9 @@ async fn a_leaf_has_the_profile_and_nothing_of_the_request_but_its_key() {
     let mut params = rcgen::CertificateParams::new(vec!["evil.example".to_owned()]).unwrap();
     params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     params.distinguished_name.push(rcgen::DnType::CommonName, "admin");
-    params.subject_alt_names.push(rcgen::SanType::URI("spiffe://cluster.local/ns/kube-system/sa/admin".try_into().unwrap()));
+    params
+        .subject_alt_names
+        .push(rcgen::SanType::URI("spiffe://cluster.local/ns/kube-system/sa/admin".try_into().unwrap()));
     let text = params.serialize_request(&key).unwrap().pem().unwrap();
     let (answer, decision) = bench.ask(with(|r| (r.csr, r.validity_duration) = (text, 0))).await;
     let chain = answer.unwrap();

@@ -1,15 +1,16 @@
 //! Puts the parts together and runs them.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use chassis::admin::{Reply, admin_routes, metrics_routes};
 use chassis::{Drain, Server, Signals};
 use document::watch::Watcher;
+use http::StatusCode;
 use redirect_loader::{LoadConfig, Redirector, probe};
 use telemetry::{LineWriter, LogConfig, LogFormat, Telemetry};
+use tokio::sync::{mpsc, oneshot};
 use zds::agent::Options;
 
 use crate::agent::Agent;
@@ -44,19 +45,23 @@ async fn serve(config: Config) -> Result<()> {
     let telemetry = Telemetry::new(telemetry::Config::default());
     telemetry.metrics().build_info("node", env!("CARGO_PKG_VERSION"));
     let drain = Drain::new();
-    let status: Arc<Mutex<Status>> = Arc::default();
-    let shown = status.clone();
+    let (ask, asked) = mpsc::channel(1);
     let routes = admin_routes(&log, &drain, Duration::ZERO).merge(metrics_routes(&telemetry)).get(
         "/status",
         "pods, whether they are captured, and proxies",
         move |_| {
-            let now = shown.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            async move { Reply::json(&now) }
+            let ask = ask.clone();
+            async move {
+                match now(&ask).await {
+                    Some(status) => Reply::json(&status),
+                    None => Reply::error(StatusCode::SERVICE_UNAVAILABLE, "the agent is ending"),
+                }
+            }
         },
     );
     let work = async {
         agent.0.apply(list);
-        follow(agent, &config, &status).await
+        follow(agent, &config, asked).await
     };
     tokio::select! {
         result = admin.serve(routes, std::future::pending::<()>()) => result.context("admin server")?,
@@ -67,7 +72,16 @@ async fn serve(config: Config) -> Result<()> {
     Ok(())
 }
 
-type Events = tokio::sync::mpsc::UnboundedReceiver<zds::agent::Event>;
+/// Who wants to know the status, as it is when the agent gets to answer: the kernel's counters move without an event.
+type Asked = mpsc::Receiver<oneshot::Sender<Status>>;
+
+async fn now(ask: &mpsc::Sender<oneshot::Sender<Status>>) -> Option<Status> {
+    let (answer, status) = oneshot::channel();
+    ask.send(answer).await.ok()?;
+    status.await.ok()
+}
+
+type Events = mpsc::UnboundedReceiver<zds::agent::Event>;
 
 /// Loads the redirector and opens the hand-over socket.
 fn start(config: &Config) -> Result<(Agent, Events)> {
@@ -96,7 +110,7 @@ fn list(path: &Path) -> Result<PodsFile> {
 }
 
 /// Follows the list and the proxies for ever.
-async fn follow((mut agent, mut events): (Agent, Events), config: &Config, status: &Mutex<Status>) -> Result<()> {
+async fn follow((mut agent, mut events): (Agent, Events), config: &Config, mut asked: Asked) -> Result<()> {
     let path = &config.pods_file;
     let mut watcher = Watcher::new(path).with_context(|| format!("{}: cannot be watched", path.display()))?;
     let mut look = tokio::time::interval(LOOK);
@@ -107,8 +121,6 @@ async fn follow((mut agent, mut events): (Agent, Events), config: &Config, statu
         Err(mistakes) => tracing::warn!(file = %path.display(), %mistakes, "list of pods not taken over"),
     }
     loop {
-        let shown = agent.status(&config.node);
-        *status.lock().unwrap_or_else(PoisonError::into_inner) = shown;
         tokio::select! {
             event = events.recv() => match event {
                 Some(event) => agent.proxy(event),
@@ -121,6 +133,11 @@ async fn follow((mut agent, mut events): (Agent, Events), config: &Config, statu
                     Err(mistakes) => tracing::warn!(file = %path.display(), %mistakes, "list of pods not taken over"),
                 }
                 leaving = true;
+            }
+            // The sender lives in the routes of the admin server, which end with this.
+            Some(answer) = asked.recv() => {
+                let told = answer.send(agent.status(&config.node));
+                tracing::trace!(told = told.is_ok(), "status");
             }
             _tick = look.tick(), if leaving => leaving = agent.tick(),
         }

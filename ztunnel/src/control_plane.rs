@@ -41,9 +41,8 @@ pub(crate) async fn follow(
         ..ChannelConfig::new(&plane.address, roots(&plane.root_file))
     })?;
     let (client, handle) = Client::new(client_config(config, plane));
-    let metrics = follower.shared.telemetry.metrics();
-    let streams = Streams::new(metrics);
-    let feed = Feed::new(follower.shared.telemetry.metrics(), streams.xds.clone(), follower);
+    let streams = Streams::new(follower.shared.telemetry.metrics());
+    let feed = Feed::new(streams.xds.clone(), follower);
     tokio::select! {
         stopped = client.run(channel, feed) => Err(stopped.into()),
         never = streams.watch(handle.status()) => match never {},
@@ -74,8 +73,8 @@ struct Feed {
 }
 
 impl Feed {
-    fn new(metrics: &Metrics, xds: XdsMetrics, follower: Follower) -> Self {
-        let gauge = metrics.gauge(
+    fn new(xds: XdsMetrics, follower: Follower) -> Self {
+        let gauge = follower.shared.telemetry.metrics().gauge(
             "culvert_xds_rejected_resources",
             "Resources of the control plane that were refused and have not been replaced by good ones",
         );
@@ -83,8 +82,7 @@ impl Feed {
     }
 
     fn count(&mut self, update: &Update) {
-        let body = |r: &xds::Resource| r.resource.as_ref().map_or(0, |any| any.value.len());
-        let bytes = update.upserts.iter().map(|r| r.name.len() + r.version.len() + body(r)).sum();
+        let bytes = update.upserts.iter().map(|r| r.resource.as_ref().map_or(0, |any| any.value.len())).sum();
         self.xds.received(update.type_url, bytes);
         if self.refused.is_empty() {
             return;

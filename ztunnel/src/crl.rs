@@ -32,8 +32,7 @@ impl Lists {
     /// optional (drop-in.md); one that cannot be used is, because starting without would honour revoked certificates.
     pub(crate) fn open(path: &Path, manager: &Manager) -> Result<Self, CrlFileError> {
         // Watched first: a change between reading and watching would be missed otherwise.
-        let watcher =
-            Watcher::new(path).map_err(|cause| CrlFileError::Watch { path: path.to_owned(), cause })?;
+        let watcher = Watcher::new(path).map_err(|cause| CrlFileError::Watch { path: path.to_owned(), cause })?;
         let made = Self { watcher, manager: manager.clone() };
         match made.load() {
             Err(CrlFileError::Read { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => {

@@ -14,8 +14,8 @@ use telemetry::{Phase, Record};
 use tokio::net::TcpStream;
 
 use crate::carry::{Far, carry};
-use crate::dial;
 use crate::config::{SameNode, UnknownPod};
+use crate::dial;
 use crate::here::Here;
 use crate::same_node::{self, Near, Wanted};
 
@@ -104,7 +104,10 @@ async fn join(here: &Here, peer: PeerAddr, original: OriginalDst, record: &mut R
             Err(Outcome::NoHealthyUpstream)
         }
         Route::Named(named) => {
-            record.error(format!("the endpoint has only the name {:?}, and this version does not look names up", named.hostname()));
+            record.error(format!(
+                "the endpoint has only the name {:?}, and this version does not look names up",
+                named.hostname()
+            ));
             Err(Outcome::NoHealthyUpstream)
         }
     }

@@ -33,7 +33,9 @@ pub(crate) struct Pods(Mutex<BTreeMap<Arc<str>, Arc<Pod>>>);
 
 /// The three names by which discovery and the agent mean the same pod.
 fn is(info: &PodInfo, workload: &Workload) -> bool {
-    info.name == workload.name && info.namespace == workload.namespace && info.service_account == workload.service_account
+    info.name == workload.name
+        && info.namespace == workload.namespace
+        && info.service_account == workload.service_account
 }
 
 impl Pods {

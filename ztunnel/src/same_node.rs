@@ -137,8 +137,7 @@ pub(crate) async fn carry(here: &Here, app: TcpStream, near: Near, mut record: R
     let progress = Arc::new(Progress::new());
     carry::open(&mut record, &progress, true);
     carry::open(&mut theirs, &progress, true);
-    let (outcome, withdrawn) =
-        carry::run(here, TcpEnd::new(app), TcpEnd::new(server), &progress, Some(&guard)).await;
+    let (outcome, withdrawn) = carry::run(here, TcpEnd::new(app), TcpEnd::new(server), &progress, Some(&guard)).await;
     if let Some(denial) = withdrawn {
         judge::denied(denial, &mut theirs);
     }

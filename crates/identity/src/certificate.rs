@@ -10,8 +10,8 @@ use rustls::server::NoServerSessionStorage;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, ServerConfig};
 
-use crate::spiffe::{Peer, SpiffeFault};
 use crate::provider::provider;
+use crate::spiffe::{Peer, SpiffeFault};
 use crate::verify::{Clients, Judge, Servers};
 
 /// The one protocol of the mesh (hbone.md 2).

@@ -71,10 +71,7 @@ impl Roots {
         let lists: Vec<_> = crl.lists.iter().collect();
         // No list at all is an error to the builder and simply "no check" to us.
         let revocation = RevocationOptionsBuilder::new(&lists).ok().map(|options| {
-            options
-                .with_depth(RevocationCheckDepth::Chain)
-                .with_status_policy(UnknownStatusPolicy::Allow)
-                .build()
+            options.with_depth(RevocationCheckDepth::Chain).with_status_policy(UnknownStatusPolicy::Allow).build()
         });
         let usage = match usage {
             Usage::Client => KeyUsage::client_auth(),

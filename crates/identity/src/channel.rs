@@ -154,7 +154,8 @@ struct Tls {
 impl Connector {
     fn new(config: &ChannelConfig) -> Result<Self, ChannelError> {
         let bad = |why| ChannelError::Address { address: config.address.clone(), why };
-        let text = if config.address.contains("://") { config.address.clone() } else { format!("https://{}", config.address) };
+        let text =
+            if config.address.contains("://") { config.address.clone() } else { format!("https://{}", config.address) };
         let uri: Uri = text.parse().map_err(|_| bad("not a URI"))?;
         let host = uri.host().filter(|h| !h.is_empty()).ok_or_else(|| bad("it has no host"))?;
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
@@ -179,7 +180,11 @@ impl Connector {
 
 impl Target {
     fn authority(&self) -> String {
-        if self.host.contains(':') { format!("[{}]:{}", self.host, self.port) } else { format!("{}:{}", self.host, self.port) }
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
     }
 
     async fn connect(&self) -> io::Result<Stream> {

@@ -6,7 +6,9 @@ fn config(address: &str) -> ChannelConfig {
 
 #[tokio::test]
 async fn addresses_are_https_or_nothing() {
-    for good in ["https://ca.culvert-system.svc:15012", "ca.culvert-system.svc:15012", "https://[::1]:1", "10.0.0.1:15012"] {
+    for good in
+        ["https://ca.culvert-system.svc:15012", "ca.culvert-system.svc:15012", "https://[::1]:1", "10.0.0.1:15012"]
+    {
         grpc_channel(&config(good)).unwrap_or_else(|e| panic!("{good}: {e}"));
     }
     for bad in ["", "https://", "ftp://host:1", "https://a b"] {

@@ -52,7 +52,11 @@ impl Crl {
             }
             made.lists.push(list.into());
         }
-        if made.lists.is_empty() { Err(CrlError::Pem("the text is empty or of another kind".to_owned())) } else { Ok(made) }
+        if made.lists.is_empty() {
+            Err(CrlError::Pem("the text is empty or of another kind".to_owned()))
+        } else {
+            Ok(made)
+        }
     }
 
     /// Whether a peer that was once accepted must now be cut.

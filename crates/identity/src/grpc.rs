@@ -45,7 +45,9 @@ impl GrpcSigner {
     pub fn new(config: GrpcSignerConfig) -> Result<Self, ChannelError> {
         let channel = grpc_channel(&config.channel)?;
         let mut headers = Vec::new();
-        for (name, value) in std::iter::once(&("clusterid".to_owned(), config.cluster_id.clone())).chain(&config.headers) {
+        for (name, value) in
+            std::iter::once(&("clusterid".to_owned(), config.cluster_id.clone())).chain(&config.headers)
+        {
             let bad = || ChannelError::Header { name: name.clone() };
             headers.push((name.to_ascii_lowercase().parse().map_err(|_| bad())?, value.parse().map_err(|_| bad())?));
         }

@@ -98,7 +98,8 @@ async fn renewal_comes_at_a_third_with_a_new_key() {
     assert_ne!(first.serial(), second.serial());
     let key = |c: &Certificate| {
         let der = crate::chain::certificates(c.chain_pem()[0].as_bytes()).unwrap().remove(0);
-        let (_, x509) = <x509_parser::prelude::X509Certificate as x509_parser::prelude::FromDer<_>>::from_der(&der).unwrap();
+        let (_, x509) =
+            <x509_parser::prelude::X509Certificate as x509_parser::prelude::FromDer<_>>::from_der(&der).unwrap();
         x509.public_key().subject_public_key.data.to_vec()
     };
     assert_ne!(key(&first), key(&second));
@@ -130,7 +131,10 @@ async fn a_failing_ca_takes_nothing_away_until_expiry() {
     }
     assert!(sleeps > 40, "two hours of failures at most 150 s apart: {sleeps}");
     let error = manager.certificate(&who).await.err().unwrap();
-    assert!(matches!(&error, Unavailable::Expired { last_error: Some(e), .. } if e.contains("down for the test")), "{error}");
+    assert!(
+        matches!(&error, Unavailable::Expired { last_error: Some(e), .. } if e.contains("down for the test")),
+        "{error}"
+    );
     assert_eq!(manager.dump()[0].state, State::Expired);
     let now = hand.now();
     ca.behave(|b| (b.fail, b.times) = (false, Some((now - HOUR, now + HOUR))));
@@ -145,7 +149,10 @@ async fn without_a_ca_the_wait_has_an_end_and_the_reason_is_told() {
     let (manager, ca, hand) = bench(short());
     ca.behave(|b| b.fail = true);
     let error = manager.certificate(&id("web")).await.err().unwrap();
-    assert!(matches!(&error, Unavailable::Pending { last_error: Some(e), .. } if e.contains("down for the test")), "{error}");
+    assert!(
+        matches!(&error, Unavailable::Pending { last_error: Some(e), .. } if e.contains("down for the test")),
+        "{error}"
+    );
     assert_eq!(manager.dump()[0].state, State::Unavailable);
     ca.behave(|b| b.fail = false);
     hand.forward(Duration::from_secs(2));
@@ -277,14 +284,19 @@ fn a_request_has_no_subject_and_one_name() {
     use x509_parser::extensions::ParsedExtension;
     use x509_parser::prelude::{FromDer, GeneralName};
     let pem = crate::Key::generate().unwrap().csr_pem(&id("web")).unwrap();
-    let der = <rustls_pki_types::CertificateSigningRequestDer as rustls_pki_types::pem::PemObject>::from_pem_slice(pem.as_bytes()).unwrap();
+    let der = <rustls_pki_types::CertificateSigningRequestDer as rustls_pki_types::pem::PemObject>::from_pem_slice(
+        pem.as_bytes(),
+    )
+    .unwrap();
     let (_, csr) = X509CertificationRequest::from_der(&der).unwrap();
     csr.verify_signature().unwrap();
     assert_eq!(csr.certification_request_info.subject.iter().count(), 0);
     let names: Vec<_> = csr
         .requested_extensions()
         .unwrap()
-        .filter_map(|e| if let ParsedExtension::SubjectAlternativeName(san) = e { Some(san.general_names.clone()) } else { None })
+        .filter_map(|e| {
+            if let ParsedExtension::SubjectAlternativeName(san) = e { Some(san.general_names.clone()) } else { None }
+        })
         .collect();
     assert_eq!(names, [vec![GeneralName::URI("spiffe://cluster.local/ns/shop/sa/web")]]);
 }

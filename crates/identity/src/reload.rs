@@ -65,7 +65,8 @@ mod tests {
         let file = folder.path().join("number");
         let reloaded = Reloaded::new(vec![file.clone()]);
         let get = || {
-            reloaded.get(|| fs::read_to_string(&file).map_err(|e| e.to_string())?.parse::<u32>().map_err(|e| e.to_string()))
+            reloaded
+                .get(|| fs::read_to_string(&file).map_err(|e| e.to_string())?.parse::<u32>().map_err(|e| e.to_string()))
         };
         assert!(get().is_err());
         fs::write(&file, "1").unwrap();

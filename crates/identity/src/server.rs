@@ -107,7 +107,8 @@ impl ServerTls {
         }
         let Some((chain, key, reloaded)) = &self.files else { return Err(ServerTlsError("none".to_owned())) };
         reloaded.get(|| {
-            let read = |file: &PathBuf| std::fs::read(file).map_err(|e| ServerTlsError(format!("{}: {e}", file.display())));
+            let read =
+                |file: &PathBuf| std::fs::read(file).map_err(|e| ServerTlsError(format!("{}: {e}", file.display())));
             server_config(&read(chain)?, &Zeroizing::new(read(key)?))
         })
     }
@@ -125,7 +126,10 @@ pub async fn serve<S>(
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()>
 where
-    S: tower_service::Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S: tower_service::Service<Request<Incoming>, Response = Response<Body>, Error = Infallible>
+        + Clone
+        + Send
+        + 'static,
     S::Future: Send + 'static,
 {
     let slots = Arc::new(Semaphore::new(limits.connections));
@@ -188,7 +192,10 @@ async fn connection<S>(
     mut stopped: watch::Receiver<bool>,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
 where
-    S: tower_service::Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S: tower_service::Service<Request<Incoming>, Response = Response<Body>, Error = Infallible>
+        + Clone
+        + Send
+        + 'static,
     S::Future: Send + 'static,
 {
     tcp.set_nodelay(true)?;

@@ -233,8 +233,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for SecureStream<IO> {
                     }
                 }
                 Err(error) => {
+                    // A peer that sent an alert is gone; it needs no answer.
+                    if !matches!(error, StreamError::Alert(_)) {
+                        this.tls.fetch_alert(&mut this.incoming, &mut this.outgoing);
+                    }
                     this.broken = Some(error);
-                    this.tls.fetch_alert(&mut this.incoming, &mut this.outgoing);
                     this.answer(cx);
                 }
             }

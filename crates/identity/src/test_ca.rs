@@ -6,9 +6,9 @@ use std::time::{Duration, SystemTime};
 
 use mesh::Identity;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertificateSigningRequestParams, DistinguishedName,
-    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType,
-    SerialNumber,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertificateSigningRequestParams,
+    DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
+    RevokedCertParams, SanType, SerialNumber,
 };
 use tokio::sync::{Semaphore, watch};
 
@@ -70,7 +70,8 @@ impl TestCa {
         let both = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         csr.params.extended_key_usages = behaviour.usages.unwrap_or(both);
         csr.params.is_ca = IsCa::ExplicitNoCa;
-        csr.params.serial_number = Some(SerialNumber::from_slice(&[0x41, rand::random(), rand::random(), rand::random()]));
+        csr.params.serial_number =
+            Some(SerialNumber::from_slice(&[0x41, rand::random(), rand::random(), rand::random()]));
         let now = SystemTime::now();
         let (from, until) = behaviour.times.unwrap_or((now - Duration::from_secs(120), now + ttl));
         let epoch = rcgen::date_time_ymd(1970, 1, 1);

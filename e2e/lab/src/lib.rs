@@ -1,6 +1,7 @@
 //! What the end-to-end tests share: a run of named checks on one lab.
 
 pub mod attack;
+pub mod load;
 pub mod tunnel;
 pub mod wire;
 
@@ -48,7 +49,13 @@ impl Checks {
     /// When a check failed, with all of them; or when there was none.
     pub fn finish(self) {
         assert!(self.passed + self.failed.len() > 0, "no check was run");
-        assert!(self.failed.is_empty(), "{} of {} checks failed:\n{}", self.failed.len(), self.passed + self.failed.len(), self.failed.join("\n"));
+        assert!(
+            self.failed.is_empty(),
+            "{} of {} checks failed:\n{}",
+            self.failed.len(),
+            self.passed + self.failed.len(),
+            self.failed.join("\n")
+        );
     }
 }
 
@@ -86,7 +93,10 @@ pub fn flows(lab: &lab::Lab, node: &str) -> Result<Vec<serde_json::Value>> {
 pub fn program(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe().context("own path")?;
     let folders = own.ancestors().skip(1).take(2);
-    folders.map(|f| f.join(name)).find(|p| p.exists()).with_context(|| format!("{name} is not built; cargo build --workspace"))
+    folders
+        .map(|f| f.join(name))
+        .find(|p| p.exists())
+        .with_context(|| format!("{name} is not built; cargo build --workspace"))
 }
 
 /// Unix time in milliseconds: for comparing what two processes of one machine say.

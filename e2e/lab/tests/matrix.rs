@@ -82,7 +82,9 @@ fn manners(lab: &Lab, checks: &mut Checks, from: &str, to: &str, service: bool, 
         good(&seen)?;
         let own = address(lab, from, false, v6)?.to_string();
         let server = address(lab, to, false, v6)?.to_string();
-        let strip = |text: &Value| text.as_str().map(|t| t.rsplit_once(':').map_or("", |(ip, _)| ip).trim_matches(['[', ']']).to_owned());
+        let strip = |text: &Value| {
+            text.as_str().map(|t| t.rsplit_once(':').map_or("", |(ip, _)| ip).trim_matches(['[', ']']).to_owned())
+        };
         ensure!(strip(&seen["peer"]).as_deref() == Some(&ip.to_string()), "getpeername says {}", seen["peer"]);
         ensure!(strip(&seen["local"]).as_deref() == Some(&own), "getsockname says {}", seen["local"]);
         ensure!(strip(&seen["server"]["peer"]).as_deref() == Some(&own), "the server sees {}", seen["server"]);
@@ -127,7 +129,9 @@ fn run(same_node: &str) {
         manners(&lab, &mut checks, "plain-client", to, false, true, some);
     }
     let far = address(&lab, "far", true, false).unwrap();
-    checks.check("1 GiB both ways at once", || good(&call(&lab, "client", "both", far, &["--bytes", &(1u64 << 30).to_string()])?));
+    checks.check("1 GiB both ways at once", || {
+        good(&call(&lab, "client", "both", far, &["--bytes", &(1u64 << 30).to_string()])?)
+    });
     checks.check("5 000 short connections", || good(&call(&lab, "client", "who", far, &["--times", "5000"])?));
     checks.check("the wire carries no marker of captured pods", || {
         let marker = "do-not-read-me-7f3a";
@@ -136,7 +140,11 @@ fn run(same_node: &str) {
         let done = lab.pod("client")?.command("curl").args(["-s", "--http0.9", "-m", "5", &url]).output()?;
         let captured = capture.finish()?;
         ensure!(captured.packets() > 0, "nothing crossed the wire at all: {}", done.errors());
-        ensure!(captured.count_bytes(marker.as_bytes()) == 0, "{} bytes in clear", captured.count_bytes(marker.as_bytes()));
+        ensure!(
+            captured.count_bytes(marker.as_bytes()) == 0,
+            "{} bytes in clear",
+            captured.count_bytes(marker.as_bytes())
+        );
         Ok(())
     });
     lab.down().unwrap();

@@ -68,7 +68,8 @@ fn identity_decides_and_says_why() {
     });
     checks.check("the denial names the rule and the nearest miss", || {
         let all = e2e_lab::flows(&lab, "n2")?;
-        let denied = all.iter().find(|f| f["outcome"] == "policy_denied" && f["source"]["identity"] != serde_json::Value::Null);
+        let denied =
+            all.iter().find(|f| f["outcome"] == "policy_denied" && f["source"]["identity"] != serde_json::Value::Null);
         let miss = denied.context("no denied flow")?["nearest_miss"].to_string();
         ensure!(miss.contains("only-gateway") && miss.contains("sa/gateway") && miss.contains("sa/web"), "{miss}");
         Ok(())
@@ -83,7 +84,9 @@ fn withdrawal(lab: &Lab) -> Result<()> {
     let hold = |from: &str, to: &str| -> Result<lab::Running> {
         let vip = lab.plan().services.iter().find(|s| s.service.name == to).context("service")?.vips[0];
         // Reads the banner, then waits for the end of the connection.
-        let script = format!("exec 3<>/dev/tcp/{vip}/9002; head -c 10 <&3 >/dev/null; echo open; cat <&3 >/dev/null; echo ended");
+        let script = format!(
+            "exec 3<>/dev/tcp/{vip}/9002; head -c 10 <&3 >/dev/null; echo open; cat <&3 >/dev/null; echo ended"
+        );
         Ok(lab.pod(from)?.command("bash").args(["-c", &script]).timeout(Duration::from_secs(60)).spawn()?)
     };
     let mut victim = hold("gateway", "recommender")?;

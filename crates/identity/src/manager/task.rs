@@ -82,7 +82,11 @@ pub(super) async fn keep(
     }
 }
 
-async fn ask(shared: &Shared, identity: &Identity, wanted: &mut watch::Receiver<Wanted>) -> Result<Certificate, Failed> {
+async fn ask(
+    shared: &Shared,
+    identity: &Identity,
+    wanted: &mut watch::Receiver<Wanted>,
+) -> Result<Certificate, Failed> {
     // Prefetches queue among themselves first; the closed-semaphore error cannot happen, they are never closed.
     let _low = tokio::select! {
         slot = shared.prefetch_slots.acquire() => slot.ok(),

@@ -108,10 +108,12 @@ fn tls(error: rustls::Error) -> HandshakeError {
     match error {
         rustls::Error::NoCertificatesPresented => HandshakeError::NoCertificate,
         rustls::Error::NoApplicationProtocol => HandshakeError::Alpn,
-        rustls::Error::InvalidCertificate(CertificateError::Other(other)) => match other.0.downcast_ref::<PeerFault>() {
-            Some(fault) => HandshakeError::Peer(fault.clone()),
-            None => HandshakeError::Tls(rustls::Error::InvalidCertificate(CertificateError::Other(other))),
-        },
+        rustls::Error::InvalidCertificate(CertificateError::Other(other)) => {
+            match other.0.downcast_ref::<PeerFault>() {
+                Some(fault) => HandshakeError::Peer(fault.clone()),
+                None => HandshakeError::Tls(rustls::Error::InvalidCertificate(CertificateError::Other(other))),
+            }
+        }
         rustls::Error::InvalidCertificate(CertificateError::BadEncoding) => {
             HandshakeError::Peer(PeerFault::Spiffe(SpiffeFault::Unparsable))
         }

@@ -11,9 +11,9 @@ use rustls::{ClientConfig, ServerConfig};
 use rustls_pki_types::{IpAddr, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::SecureStream;
 use super::error::{HandshakeError, StreamError};
 use super::records::{Connection, Step};
-use super::SecureStream;
 use crate::certificate::ALPN_H2;
 use crate::spiffe::Peer;
 use crate::verify::PeerFault;
@@ -53,7 +53,9 @@ async fn shake<IO: AsyncRead + AsyncWrite + Unpin>(
 ) -> Result<(SecureStream<IO>, Peer), HandshakeError> {
     if let Err(error) = poll_fn(|cx| stream.poll_shake(cx)).await {
         // The peer should learn why, if the socket takes it at once; what we report is the error, not this.
-        stream.tls.fetch_alert(&mut stream.incoming, &mut stream.outgoing);
+        if !matches!(error, HandshakeError::Alert(_)) {
+            stream.tls.fetch_alert(&mut stream.incoming, &mut stream.outgoing);
+        }
         let told = poll_fn(|cx| Poll::Ready(stream.poll_drain(cx))).await;
         tracing::trace!(?told, "alert sent");
         return Err(error);

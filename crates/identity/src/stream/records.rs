@@ -151,7 +151,8 @@ impl Connection {
 
     fn seal_one(&mut self, piece: &[u8], incoming: &mut Queue, outgoing: &mut Queue) -> Result<(), StreamError> {
         let space = outgoing.space(sealed(piece.len()) + KEY_UPDATE);
-        let (discard, written) = process!(self, incoming, status => traffic(status, |write| write.encrypt(piece, space)));
+        let (discard, written) =
+            process!(self, incoming, status => traffic(status, |write| write.encrypt(piece, space)));
         incoming.consume(discard);
         outgoing.fill(written?);
         Ok(())
@@ -290,4 +291,3 @@ impl Drop for Gather<'_, '_> {
         pool::give(std::mem::take(&mut self.joined));
     }
 }
-

@@ -37,7 +37,8 @@ fn demo(path: &std::path::Path) -> Result<usize> {
     let spec = Spec::load(path).with_context(|| format!("{} has mistakes", path.display()))?;
     let keep = std::env::var_os("KEEP").is_some_and(|k| k == "1");
     let began = Instant::now();
-    let progress: Arc<dyn Fn(&str) + Send + Sync> = Arc::new(move |step| println!("[{:5.1} s] {step}", began.elapsed().as_secs_f64()));
+    let progress: Arc<dyn Fn(&str) + Send + Sync> =
+        Arc::new(move |step| println!("[{:5.1} s] {step}", began.elapsed().as_secs_f64()));
     println!("raising {} nodes and {} pods", spec.nodes.len(), spec.pods.len());
     let lab = Lab::up(&spec, &Options { keep, progress, ..Options::default() })?;
     println!("[{:5.1} s] up\n", began.elapsed().as_secs_f64());
@@ -123,7 +124,12 @@ fn wire(lab: &Lab) -> Result<()> {
     let mut clear = 0;
     for (place, capture) in captures {
         let seen = capture.finish()?;
-        println!("   {place}: {} packets, {} bytes, {} of the marker", seen.packets(), seen.bytes(), seen.count_bytes(marker.as_bytes()));
+        println!(
+            "   {place}: {} packets, {} bytes, {} of the marker",
+            seen.packets(),
+            seen.bytes(),
+            seen.count_bytes(marker.as_bytes())
+        );
         ensure!(seen.packets() > 0, "nothing was captured on {place}: this would prove nothing");
         clear += seen.count_bytes(marker.as_bytes());
     }
@@ -135,14 +141,20 @@ fn wire(lab: &Lab) -> Result<()> {
 fn flows(lab: &Lab) -> Result<()> {
     let flow = eventually(Duration::from_secs(5), || {
         let all = e2e_lab::flows(lab, "node2")?;
-        all.into_iter().find(|f| f["outcome"] == "closed" && f["destination"]["pod"] == "redis").context("no flow to redis")
+        all.into_iter()
+            .find(|f| f["outcome"] == "closed" && f["destination"]["pod"] == "redis")
+            .context("no flow to redis")
     })?;
     let text = |v: &Value| v.as_str().unwrap_or("?").to_owned();
     let (from, to) = (text(&flow["source"]["identity"]), text(&flow["destination"]["identity"]));
-    let (there, back) = (flow["bytes_to_destination"].as_u64().unwrap_or(0), flow["bytes_to_source"].as_u64().unwrap_or(0));
+    let (there, back) =
+        (flow["bytes_to_destination"].as_u64().unwrap_or(0), flow["bytes_to_source"].as_u64().unwrap_or(0));
     println!("   {from}\n     -> {to}\n     {there} bytes there, {back} back, round trip {} us", flow["rtt_us"]);
     ensure!(from.ends_with("/sa/web") && to.ends_with("/sa/redis"), "identities are wrong: {flow}");
-    ensure!(there > 0 && back > 0 && flow["rtt_us"].as_u64().is_some_and(|us| us > 0), "no bytes or no round trip: {flow}");
+    ensure!(
+        there > 0 && back > 0 && flow["rtt_us"].as_u64().is_some_and(|us| us > 0),
+        "no bytes or no round trip: {flow}"
+    );
     ensure!(flow["encrypted"] == true, "not encrypted: {flow}");
     Ok(())
 }
@@ -158,7 +170,10 @@ fn policy(lab: &Lab) -> Result<()> {
     println!("   why:     {}\n   nearest: {}", flow["error"], flow["nearest_miss"]);
     ensure!(may.success() && may.text().contains("hello"), "the api-gateway was refused");
     ensure!(!may_not.success(), "web was let through");
-    ensure!(flow["nearest_miss"].as_str().is_some_and(|n| n.contains("api-gateway") && n.contains("/sa/web")), "not explained: {flow}");
+    ensure!(
+        flow["nearest_miss"].as_str().is_some_and(|n| n.contains("api-gateway") && n.contains("/sa/web")),
+        "not explained: {flow}"
+    );
     Ok(())
 }
 
@@ -176,7 +191,14 @@ fn spans(lab: &Lab) -> Result<()> {
     })?;
     for span in [&outer, &inner] {
         let node = span.resource.get("k8s.node.name").map_or("?", String::as_str);
-        println!("   {node} {} {} {} ({} us) {}", span.trace, span.id, span.name, (span.end - span.start) / 1000, span.events.join(", "));
+        println!(
+            "   {node} {} {} {} ({} us) {}",
+            span.trace,
+            span.id,
+            span.name,
+            (span.end - span.start) / 1000,
+            span.events.join(", ")
+        );
     }
     ensure!(outer.trace == inner.trace, "two traces");
     Ok(())
