@@ -26,8 +26,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("zds", &["mesh", "proto"]),
     // L3: frames.
     ("chassis", &["document", "net", "telemetry"]),
-    ("lab", &["document", "mesh", "net", "policy", "directory", "proto", "identity", "hbone", "xds", "zds", "telemetry"]),
-    ("testkit", &["mesh"]),
+    (
+        "lab",
+        &["document", "mesh", "net", "policy", "directory", "proto", "identity", "hbone", "xds", "zds", "telemetry"],
+    ),
     // L4: programs. None imports another.
     ("ca", &["chassis", "document", "identity", "mesh", "proto", "telemetry"]),
     ("culvert", &["document", "lab", "mesh"]),

@@ -15,7 +15,20 @@ const EXEMPTIONS: &str = include_str!("../exemptions.txt");
 /// Files and functions that are too long and not exempted, and exemptions that nothing needs any more.
 pub(crate) fn check(root: &Path) -> Result<Vec<String>> {
     let mut files = Vec::new();
-    for top in ["crates", "redirect-ebpf", "ztunnel", "waypoint", "ca", "control", "node", "cli", "proto", "xtask", "bench", "e2e"] {
+    for top in [
+        "crates",
+        "redirect-ebpf",
+        "ztunnel",
+        "waypoint",
+        "ca",
+        "control",
+        "node",
+        "cli",
+        "proto",
+        "xtask",
+        "bench",
+        "e2e",
+    ] {
         collect(&root.join(top), &mut files)?;
     }
     let mut used = Vec::new();
@@ -96,7 +109,9 @@ mod tests {
     #[test]
     fn a_long_function_and_a_long_file_are_found_and_tests_are_not_counted() {
         let body = "    let x = 1;\n".repeat(FUNCTION_LINES);
-        let text = format!("pub async fn long() {{\n{body}}}\n\nfn short() {{\n    1\n}}\n#[cfg(test)]\nfn t() {{\n{body}}}\n");
+        let text = format!(
+            "pub async fn long() {{\n{body}}}\n\nfn short() {{\n    1\n}}\n#[cfg(test)]\nfn t() {{\n{body}}}\n"
+        );
         let found = too_long("a.rs", &text);
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].0, "a.rs:long");

@@ -26,6 +26,9 @@ use crate::{admin, control_plane, crl, worker};
 /// termination (its grace period is 30 s by default, the drain takes most of it).
 const FLUSH: Duration = Duration::from_secs(2);
 
+/// A peer can make h2 warn as often as it likes (a PING acknowledgement that nobody asked for), so only its errors show.
+const DEFAULT_LEVEL: &str = "info,h2=error";
+
 /// Runs the proxy.
 pub(crate) fn run(config: Config) -> Result<()> {
     chassis::block_on(serve(config)).context("no runtime")?
@@ -79,10 +82,10 @@ async fn serve(config: Config) -> Result<()> {
         _ended = signals.drain(&drain, deadline) => {}
     }
     drop(ended);
-    if let Some(exporter) = tracing {
-        if !exporter.flush(FLUSH).await {
-            tracing::warn!("the collector did not take all spans in time");
-        }
+    if let Some(exporter) = tracing
+        && !exporter.flush(FLUSH).await
+    {
+        tracing::warn!("the collector did not take all spans in time");
     }
     log.flush(FLUSH);
     Ok(())
@@ -166,7 +169,7 @@ fn log(config: &Config, tracing: Option<&Tracing>) -> Result<telemetry::LogHandl
         config::LogFormat::Json => LogFormat::Json,
         config::LogFormat::Text => LogFormat::Plain,
     };
-    let level = config.log.level.clone().unwrap_or_else(|| "info".to_owned());
+    let level = config.log.level.clone().unwrap_or_else(|| DEFAULT_LEVEL.to_owned());
     telemetry::init_logging(&LogConfig { level, format }, writer, tracing).context("`log`")
 }
 

@@ -247,7 +247,7 @@ impl Check for Config {
             if let Err(error) = text.parse::<Cidr>() {
                 report
                     .at(&format!("/podCIDRs/{index}"))
-                    .mistake(&error.to_string(), "write a block such as 10.244.0.0/16");
+                    .mistake(error.to_string(), "write a block such as 10.244.0.0/16");
             }
         }
         match self.sources() {
@@ -281,7 +281,7 @@ impl Check for Config {
         if let Some(sampling) = self.otlp.as_ref().map(|o| o.sampling)
             && !(0.0..=1.0).contains(&sampling)
         {
-            report.at("/otlp/sampling").mistake(&format!("{sampling} is not a share"), "use a number from 0 to 1");
+            report.at("/otlp/sampling").mistake(format!("{sampling} is not a share"), "use a number from 0 to 1");
         }
     }
 }

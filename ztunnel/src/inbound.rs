@@ -52,6 +52,9 @@ pub(crate) async fn inbound(here: Rc<Here>, tcp: TcpStream) {
         Ok((tunnel, server)) => serve(here, Rc::new(tunnel), server).await,
         Err((outcome, error)) => {
             let mut record = here.record(Direction::Inbound, peer, local.0);
+            if let Some(workload) = here.shared.world.local_now(&here.pod) {
+                record.destination(workload);
+            }
             record.error(error);
             record.finish(outcome);
         }

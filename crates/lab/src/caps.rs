@@ -35,6 +35,11 @@ pub(crate) fn container<'a>(added: impl Iterator<Item = &'a String>, dropped: im
     (DEFAULT | all(&mut { added })).difference(all(&mut { dropped })).bits()
 }
 
+/// These and no others, as bits. Names that are no capability give nothing.
+pub(crate) fn only(names: &[&str]) -> u64 {
+    names.iter().filter_map(|n| by_name(n)).fold(CapabilitySet::empty(), CapabilitySet::union).bits()
+}
+
 /// Leaves only these to the program that this process becomes, and to all that it starts, root or not.
 pub(crate) fn keep_only(bits: u64) -> Result<(), LabError> {
     let keep = CapabilitySet::from_bits_retain(bits);

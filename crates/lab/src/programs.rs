@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::caps;
 use crate::cgroup;
 use crate::config;
 use crate::config::authority::Token;
@@ -22,6 +23,9 @@ use crate::{admin, collector};
 
 /// Where a node's agent answers, in the node's namespace.
 pub(crate) const AGENT_ADMIN: &str = "127.0.0.1:15010";
+/// What a node proxy may do beyond an ordinary process (drop-in.md): enter pods' network namespaces (SYS_ADMIN), open
+/// transparent sockets there and mark them (NET_ADMIN, NET_RAW).
+const ZTUNNEL_CAPABILITIES: [&str; 3] = ["NET_ADMIN", "NET_RAW", "SYS_ADMIN"];
 /// Where a ztunnel answers, in its own namespace.
 pub(crate) const ZTUNNEL_ADMIN: &str = "127.0.0.1:15000";
 const ZTUNNEL_READY: &str = "127.0.0.1:15021";
@@ -117,7 +121,9 @@ pub(crate) fn start_ztunnel(lab: &Lab, plan: &Plan, node: &NodePlan, generation:
     let place = Attachment { node, netns: &handle, host_interface: &one.host_interface, addresses: &one.addresses };
     links::attach(&lab.paths, node, &[place])?;
     config::ztunnel::config(&lab.paths, plan, node, generation)?;
-    let enter = in_host(lab, group, &handle);
+    // As in a cluster: root, but not privileged.
+    let capabilities = Some(caps::only(&ZTUNNEL_CAPABILITIES));
+    let enter = Enter { capabilities, ..in_host(lab, group, &handle) };
     let file = lab.paths.ztunnel_config(&node.name, generation);
     start_program(lab, &process_name(&node.name, generation), ZTUNNEL, &file, enter)
 }

@@ -147,6 +147,7 @@ ca: {{ address: 'https://127.0.0.1:1', rootFile: {root}, tokenFile: {token} }}
         let config: Config = document::parse("test.yaml", &text).unwrap();
         let shared = Arc::new(Shared {
             pod_networks: Vec::new(),
+            pods: Arc::default(),
             world: World::new(),
             identities: Manager::new(identity::Config::default(), Arc::new(NoSigner)),
             telemetry: Telemetry::new(telemetry::Config::default()),
@@ -187,7 +188,8 @@ ca: {{ address: 'https://127.0.0.1:1', rootFile: {root}, tokenFile: {token} }}
     async fn metric_comes(&self, line: &str) {
         let wait = async {
             while !self.metric(line) {
-                tokio::task::yield_now().await;
+                // A scrape has no event to wait for.
+                tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
         timeout(PATIENCE, wait)
@@ -235,10 +237,10 @@ async fn the_world_follows_the_control_plane_through_its_restart() {
     let proxy = Proxy::start(&plane, folder.path());
     timeout(PATIENCE, proxy.gate.ready()).await.expect("ready");
     assert!(proxy.knows("c1//Pod/shop/a") && proxy.knows("c1//Pod/shop/b"));
-    proxy.metric_comes("culvert_xds_connected 1").await;
+    proxy.metric_comes("culvert_xds_connected 1.0").await;
 
     plane.stop().await;
-    proxy.metric_comes("culvert_xds_connected 0").await;
+    proxy.metric_comes("culvert_xds_connected 0.0").await;
     // What was known stays known, and ready stays ready.
     assert!(proxy.knows("c1//Pod/shop/a") && proxy.gate.state().is_ok());
     plane.put(&Change {
@@ -254,7 +256,7 @@ async fn the_world_follows_the_control_plane_through_its_restart() {
         })
         .await;
     assert!(proxy.knows("c1//Pod/shop/b"));
-    proxy.metric_comes("culvert_xds_connected 1").await;
+    proxy.metric_comes("culvert_xds_connected 1.0").await;
     let text = proxy.shared.telemetry.render();
     assert!(text.contains("istio_xds_connection_terminations_total{reason="), "{text}");
     assert!(text.contains(&format!("istio_xds_message_total{{url=\"{ADDRESS}\"}}")), "{text}");
@@ -276,7 +278,7 @@ async fn a_policy_that_is_not_understood_permits_nothing_until_it_is_and_the_res
     let why = proxy.shared.world.not_understood(&covered).unwrap();
     assert!(why.starts_with("policy shop/p could not be understood"), "{why}");
     assert_eq!(proxy.shared.world.not_understood(&other), None);
-    proxy.metric_comes("culvert_xds_rejected_resources 1").await;
+    proxy.metric_comes("culvert_xds_rejected_resources 1.0").await;
     assert!(proxy.gate.state().is_err(), "the first picture has a hole");
 
     // Put right, it holds; wrong again, the version that was understood goes on.
@@ -284,14 +286,14 @@ async fn a_policy_that_is_not_understood_permits_nothing_until_it_is_and_the_res
     put(Batch { removals: Vec::new(), upserts: vec![Entry::authorization(&open)] });
     proxy.until("the real one", |w| w.not_understood(&covered).is_none()).await;
     assert!(matches!(proxy.verdict(&covered), Verdict::Permitted(_)));
-    proxy.metric_comes("culvert_xds_rejected_resources 0").await;
+    proxy.metric_comes("culvert_xds_rejected_resources 0.0").await;
     timeout(PATIENCE, proxy.gate.ready()).await.expect("ready");
     put(from_the_future(&open));
-    proxy.metric_comes("culvert_xds_rejected_resources 1").await;
+    proxy.metric_comes("culvert_xds_rejected_resources 1.0").await;
     assert!(matches!(proxy.verdict(&covered), Verdict::Permitted(_)));
     put(Batch { removals: vec!["shop/p".into()], upserts: Vec::new() });
     proxy.until("it is gone", |w| w.policies().is_empty()).await;
-    proxy.metric_comes("culvert_xds_rejected_resources 0").await;
+    proxy.metric_comes("culvert_xds_rejected_resources 0.0").await;
 }
 
 #[tokio::test]

@@ -162,7 +162,7 @@ fn traces_are_as_the_otel_variables_say() {
 }
 
 /// A wrong value for everything that can be wrong.
-const WRONG: [(&str, &str); 33] = [
+const WRONG: [(&str, &str); 34] = [
     ("XDS_ADDRESS", "http://cp:1"),
     ("CA_ADDRESS", ""),
     ("XDS_ROOT_CA", "-----BEGIN CERTIFICATE-----"),
@@ -187,6 +187,7 @@ const WRONG: [(&str, &str); 33] = [
     ("PROXY_MODE", "dedicated"),
     ("COMPLIANCE_POLICY", "pqc"),
     ("DNS_CAPTURE", "true"),
+    ("ISTIO_META_DNS_CAPTURE", "true"),
     ("ENABLE_ORIG_SRC", "false"),
     ("FAKE_CA", "true"),
     ("INPOD_ENABLED", "false"),
