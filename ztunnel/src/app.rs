@@ -20,7 +20,7 @@ use crate::discovery::Follower;
 use crate::here::Shared;
 use crate::pods::{Keeper, Pods};
 use crate::world::World;
-use crate::{admin, control_plane, crl, worker};
+use crate::{admin, control_plane, crl, rights, worker};
 
 /// Spans that wait at the end are sent for at most so long: a collector that is down must not hold the pod's
 /// termination (its grace period is 30 s by default, the drain takes most of it).
@@ -31,6 +31,7 @@ const DEFAULT_LEVEL: &str = "info,h2=error";
 
 /// Runs the proxy.
 pub(crate) fn run(config: Config) -> Result<()> {
+    rights::check().context("the proxy cannot serve pods")?;
     chassis::block_on(serve(config)).context("no runtime")?
 }
 

@@ -253,8 +253,8 @@ fn describe(here: &Here, tunnel: &Tunnel, request: &Request, record: &mut Record
         Err(_) => {}
     }
     let wanted = request.headers.forwarded_host.as_deref();
-    let of_workload = tunnel.workload.services.keys();
-    let named = of_workload.filter(|key| key.split_once('/').map(|(_, host)| host) == wanted).next();
+    let mut of_workload = tunnel.workload.services.keys();
+    let named = of_workload.find(|key| key.split_once('/').map(|(_, host)| host) == wanted);
     if let Some(service) = named.and_then(|key| directory.service(key)) {
         record.service(service);
     }

@@ -33,10 +33,8 @@ pub(crate) async fn permit(
             Ok(permit)
         }
         Verdict::Denied(denial) => {
-            denied(denial, record);
-            if let Some(why) = world.local_now(pod).and_then(|workload| world.not_understood(&workload)) {
-                record.error(why);
-            }
+            let why = world.local_now(pod).and_then(|workload| world.not_understood(&workload));
+            explained(&denial, why, record);
             Err(Outcome::PolicyDenied)
         }
         Verdict::Unknown(names) => {
@@ -48,9 +46,14 @@ pub(crate) async fn permit(
 
 /// Writes a denial into the record.
 pub(crate) fn denied(denial: Denial, record: &mut Record) {
+    explained(&denial, None, record);
+}
+
+/// As [`denied`], with what else may be behind it.
+fn explained(denial: &Denial, why: Option<String>, record: &mut Record) {
     record.denied(telemetry::Denial {
         policy: denial.policy_name().map(Into::into),
-        explanation: denial.to_string(),
+        explanation: why.map_or_else(|| denial.to_string(), |why| format!("{denial}; {why}")),
         nearest_miss: denial.nearest.as_ref().map(ToString::to_string),
     });
 }

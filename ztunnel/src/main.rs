@@ -19,6 +19,7 @@ mod outbound;
 mod plaintext;
 mod pod;
 mod pods;
+mod rights;
 mod same_node;
 mod tunnel_io;
 mod worker;

@@ -21,7 +21,7 @@ pub enum LabError {
         lost: u64,
     },
     /// A lab of this name is there.
-    #[error("a lab named {0} is already there; take it down (culvert lab down {0}) or give this one another name")]
+    #[error("a lab named {0} is already there; take it down (culvert lab down --name {0}) or give this one another name")]
     Exists(String),
     /// A system call or file operation failed.
     #[error("{what}: {source}")]
@@ -74,7 +74,7 @@ pub enum LabError {
         package: &'static str,
     },
     /// The lab is for root.
-    #[error("the lab makes network namespaces and control groups and needs root; run it with sudo")]
+    #[error("the lab makes and enters network namespaces and control groups and needs root; run it with sudo")]
     NotRoot,
     /// A process of the lab did not come up.
     #[error("{process} did not become ready: {why}{log}")]

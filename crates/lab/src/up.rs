@@ -45,11 +45,17 @@ pub(crate) fn up(spec: &Spec, options: &Options) -> Result<Lab, LabError> {
     Ok(lab)
 }
 
+/// Says at once what the kernel would say later and in other words.
+///
+/// # Errors
+/// When the caller is not root.
+pub fn need_root() -> Result<(), LabError> {
+    if rustix::process::geteuid().is_root() { Ok(()) } else { Err(LabError::NotRoot) }
+}
+
 // What can be known to be missing before anything is made.
 fn look_around(plan: &Plan) -> Result<(), LabError> {
-    if !rustix::process::geteuid().is_root() {
-        return Err(LabError::NotRoot);
-    }
+    need_root()?;
     tools::IP.path()?;
     process::program("culvert", "culvert")?;
     if plan.meshed() {

@@ -1,5 +1,7 @@
 //! The matrix: who talks to whom, over which address, in which manner; and what the server sees of it.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 use std::net::IpAddr;
 use std::time::Duration;
 

@@ -6,11 +6,11 @@ use chassis::Drain;
 use chassis::readiness::Gate;
 use identity::server::{Limits, ServerTls, serve};
 use identity::{Manager, SignError, Signer, Signing};
-use mesh::Identity;
-use mesh::Workload;
 use mesh::authz::{Action, Authorization, Rule, Scope};
+use mesh::{Direction, Identity, PeerAddr, Workload};
+use net::netns::NetNs;
 use policy::{Connection, Subject, Verdict};
-use telemetry::Telemetry;
+use telemetry::{Record, Telemetry};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -19,7 +19,10 @@ use xds::Change;
 use xds::server::{Authorise, Batch, Caller, Entry, Everybody, Grant, Server, Store};
 
 use super::*;
+use crate::budget::Budget;
 use crate::here::Shared;
+use crate::judge;
+use crate::pod::{Pod, PodInfo};
 use crate::world::World;
 
 /// Longer than any run of these tests should need; reached only when an event never comes.
@@ -197,14 +200,35 @@ ca: {{ address: 'https://127.0.0.1:1', rootFile: {root}, tokenFile: {token} }}
             .unwrap_or_else(|_| panic!("{line} is not in\n{}", self.shared.telemetry.render()));
     }
 
-    fn verdict(&self, to: &Workload) -> Verdict {
-        let connection = Connection {
-            source: Some(Identity::new("cluster.local", "shop", "client").unwrap()),
-            source_ip: [10, 0, 0, 1].into(),
-            destination_ip: to.addresses[0],
-            destination_port: 80,
+    /// What the record of a refused connection to a pod says.
+    async fn refused_flow(&self, to: &Workload) -> String {
+        let held = self.shared.world.directory().workload(&to.uid).unwrap();
+        let info = PodInfo {
+            name: held.name.clone(),
+            namespace: held.namespace.clone(),
+            service_account: held.service_account.clone(),
         };
-        policy::judge(&self.shared.world.policies(), &Subject::from(to), &connection).verdict
+        let pod =
+            Pod::new(to.uid.clone(), info, NetNs::current().unwrap(), Budget::new(crate::budget::Limits::default()));
+        let (from, at) = (([10, 0, 0, 1], 40_000).into(), (to.addresses[0], 80).into());
+        let mut record = Record::new(&self.shared.telemetry, Direction::Inbound, PeerAddr(from), at);
+        let outcome = judge::permit(&self.shared.world, &pod, connection(to), &mut record).await.unwrap_err();
+        record.finish(outcome);
+        let page = self.shared.telemetry.flows().since(0, 10);
+        page.flows.iter().find_map(|flow| flow.error.clone()).unwrap()
+    }
+
+    fn verdict(&self, to: &Workload) -> Verdict {
+        policy::judge(&self.shared.world.policies(), &Subject::from(to), &connection(to)).verdict
+    }
+}
+
+fn connection(to: &Workload) -> Connection {
+    Connection {
+        source: Some(Identity::new("cluster.local", "shop", "client").unwrap()),
+        source_ip: [10, 0, 0, 1].into(),
+        destination_ip: to.addresses[0],
+        destination_port: 80,
     }
 }
 
@@ -278,6 +302,8 @@ async fn a_policy_that_is_not_understood_permits_nothing_until_it_is_and_the_res
     let why = proxy.shared.world.not_understood(&covered).unwrap();
     assert!(why.starts_with("policy shop/p could not be understood"), "{why}");
     assert_eq!(proxy.shared.world.not_understood(&other), None);
+    let said = proxy.refused_flow(&covered).await;
+    assert!(said.starts_with("denied by shop/p rule 0; policy shop/p could not be understood"), "{said}");
     proxy.metric_comes("culvert_xds_rejected_resources 1.0").await;
     assert!(proxy.gate.state().is_err(), "the first picture has a hole");
 

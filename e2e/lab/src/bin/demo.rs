@@ -32,6 +32,9 @@ fn main() -> ExitCode {
     }
 }
 
+/// Shows that one promise holds.
+type Proof = fn(&Lab) -> Result<()>;
+
 /// Raises, proves, takes down. Gives back how many proofs failed.
 fn demo(path: &std::path::Path) -> Result<usize> {
     let spec = Spec::load(path).with_context(|| format!("{} has mistakes", path.display()))?;
@@ -42,7 +45,7 @@ fn demo(path: &std::path::Path) -> Result<usize> {
     println!("raising {} nodes and {} pods", spec.nodes.len(), spec.pods.len());
     let lab = Lab::up(&spec, &Options { keep, progress, ..Options::default() })?;
     println!("[{:5.1} s] up\n", began.elapsed().as_secs_f64());
-    let proofs: [(&str, fn(&Lab) -> Result<()>); 6] = [
+    let proofs: [(&str, Proof); 6] = [
         ("every pod of the mesh is captured", captured),
         ("the application sees its true client and server addresses", addresses),
         ("neither the wire nor the hosts' ends of the pods' links carry what was sent in clear", wire),
