@@ -14,6 +14,8 @@ for entry in "${packages[@]}"; do
     PATH=$PATH:/usr/sbin:/sbin command -v "${entry#*:}" >/dev/null || missing+=("${entry%%:*}")
 done
 python3 -c 'import venv, ensurepip' 2>/dev/null || missing+=(python3-venv)
+# Its server is not on the PATH.
+compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || missing+=(postgresql)
 # A Rust of the wanted age: any toolchain will do; Debian's rustc-web is one.
 wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 have=$(rustc --version 2>/dev/null | awk '{print $2}' || true)

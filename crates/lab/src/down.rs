@@ -36,9 +36,7 @@ pub fn labs() -> Vec<String> {
 /// When there is no such lab, somebody else works on it, or something does not go away.
 pub fn down(name: &str) -> Result<(), LabError> {
     let paths = Paths::new(name);
-    if !rustix::process::geteuid().is_root() {
-        return Err(LabError::NotRoot);
-    }
+    crate::up::need_root()?;
     let _lock = Lock::take(&paths)?;
     let tree = Tree::of(name)?;
     if !paths.root().exists() && !tree.root().exists() {

@@ -21,7 +21,9 @@ pub enum LabError {
         lost: u64,
     },
     /// A lab of this name is there.
-    #[error("a lab named {0} is already there; take it down (culvert lab down --name {0}) or give this one another name")]
+    #[error(
+        "a lab named {0} is already there; take it down (culvert lab down --name {0}) or give this one another name"
+    )]
     Exists(String),
     /// A system call or file operation failed.
     #[error("{what}: {source}")]

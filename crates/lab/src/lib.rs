@@ -57,3 +57,4 @@ pub use plan::{NodePlan, Plan, PodPlan, ServicePlan};
 pub use spec::{Files, Node, OtlpTo, Pod, Ready, SameNode, Service, Spec, Telemetry};
 pub use spec_policy::{Match, NamedAccount, Policy, PolicyAction, PolicyScope, TextMatch};
 pub use status::{NodeStatus, PodStatus, ProcessStatus, ServiceStatus, Status};
+pub use up::need_root;
