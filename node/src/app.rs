@@ -41,7 +41,7 @@ async fn serve(config: Config) -> Result<()> {
         telemetry::init_logging(&LogConfig { level, format: LogFormat::Plain }, writer, None).context("`logLevel`")?;
     let admin = Server::bind("admin", config.admin)?;
     let list = list(&config.pods_file)?;
-    let mut agent = start(&config)?;
+    let agent = start(&config)?;
     let telemetry = Telemetry::new(telemetry::Config::default());
     telemetry.metrics().build_info("node", env!("CARGO_PKG_VERSION"));
     let drain = Drain::new();
@@ -59,13 +59,10 @@ async fn serve(config: Config) -> Result<()> {
             }
         },
     );
-    let work = async {
-        agent.0.apply(list);
-        follow(agent, &config, asked).await
-    };
+    let mut work = work(agent, list, config.clone(), asked)?;
     tokio::select! {
         result = admin.serve(routes, std::future::pending::<()>()) => result.context("admin server")?,
-        result = work => result?,
+        result = &mut work => result.context("the agent's thread ended")??,
         _ended = signals.drain(&drain, Duration::ZERO) => {}
     }
     log.flush(FLUSH);
@@ -81,6 +78,24 @@ async fn now(ask: &mpsc::Sender<oneshot::Sender<Status>>) -> Option<Status> {
     status.await.ok()
 }
 
+/// Runs the agent on a thread of its own: enrolling a pod takes up to 100 ms of system calls, and meanwhile proxies want
+/// answers on the hand-over socket, which has this thread.
+fn work(agent: (Agent, Events), list: PodsFile, config: Config, asked: Asked) -> Result<oneshot::Receiver<Result<()>>> {
+    let (done, ended) = oneshot::channel();
+    let body = move || {
+        let run = async move {
+            let mut agent = agent;
+            agent.0.apply(list);
+            follow(agent, &config, asked).await
+        };
+        let result = chassis::block_on(run).context("no runtime").flatten();
+        // When nobody waits any more the program is ending.
+        drop(done.send(result));
+    };
+    std::thread::Builder::new().name("agent".to_owned()).spawn(body).context("no thread for the agent")?;
+    Ok(ended)
+}
+
 type Events = mpsc::UnboundedReceiver<zds::agent::Event>;
 
 /// Loads the redirector and opens the hand-over socket.
@@ -89,8 +104,6 @@ fn start(config: &Config) -> Result<(Agent, Events)> {
         let lines: Vec<String> = missing.iter().map(|m| format!("  {m}")).collect();
         bail!("this node cannot capture pods:\n{}", lines.join("\n"));
     }
-    let load = LoadConfig { cgroup_root: config.cgroup_root.clone(), bpffs: config.bpffs.clone() };
-    let redirector = Redirector::load(&load).context("cannot load the redirector")?;
     // Only root may be the proxy: whoever is admitted here gets pods' network namespaces and may not be captured.
     let options = Options::new(|peer| match peer.uid {
         0 => Ok(()),
@@ -100,6 +113,9 @@ fn start(config: &Config) -> Result<(Agent, Events)> {
         std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     }
     let (server, events) = zds::agent::Server::bind(&config.zds_socket, options).context("hand-over socket")?;
+    // After the socket, which only one agent can have: programs of a running agent are not replaced by a second one.
+    let load = LoadConfig { cgroup_root: config.cgroup_root.clone(), bpffs: config.bpffs.clone() };
+    let redirector = Redirector::load(&load).context("cannot load the redirector")?;
     let leave = config.leave_deadline.0;
     let agent = Agent::new(redirector, server, &config.cgroup_root, leave).context("cannot start")?;
     Ok((agent, events))

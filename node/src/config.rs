@@ -123,3 +123,30 @@ mod defaults {
         Span::from(Duration::from_secs(30))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_mistakes_of_a_list_come_at_once_with_their_lines() {
+        let text = "
+pods:
+- {uid: a, name: web, namespace: shop, serviceAccount: web, netns: /run/netns/web, addresses: [10.0.0.1], hostInterface: veth1}
+- {uid: a, name: cart, namespace: shop, serviceAccount: cart, netns: /run/netns/web, addresses: [], hostInterface: veth2}
+";
+        let mistakes = document::parse::<PodsFile>("pods.yaml", text).unwrap_err().to_string();
+        for wanted in ["a is listed twice", "belongs to another pod", "without an address", "pods.yaml:4"] {
+            assert!(mistakes.contains(wanted), "{wanted}: {mistakes}");
+        }
+        let unknown = document::parse::<PodsFile>("pods.yaml", "pods:\n- {uuid: a}\n").unwrap_err().to_string();
+        assert!(unknown.contains("uuid") && unknown.contains("uid"), "{unknown}");
+    }
+
+    #[test]
+    fn a_status_page_for_other_hosts_is_refused() {
+        let text = "{node: n, cgroupRoot: /sys/fs/cgroup, podsFile: /p, admin: '0.0.0.0:15010'}";
+        let mistakes = document::parse::<Config>("node.yaml", text).unwrap_err().to_string();
+        assert!(mistakes.contains("can be reached from other hosts"), "{mistakes}");
+    }
+}
