@@ -341,10 +341,10 @@ impl Agent {
             Err(error) => return tracing::warn!(%error, "cannot list what is captured"),
         };
         for pod in pods.iter().filter(|p| !p.lookup_attached && !p.guard_attached) {
-            if !self.pods.values().any(|p| p.cookie == pod.cookie) {
-                if let Err(error) = self.redirector.forget(pod.cookie) {
-                    tracing::warn!(pod = %pod.uid, %error, "something of a former pod is left");
-                }
+            if !self.pods.values().any(|p| p.cookie == pod.cookie)
+                && let Err(error) = self.redirector.forget(pod.cookie)
+            {
+                tracing::warn!(pod = %pod.uid, %error, "something of a former pod is left");
             }
         }
     }
