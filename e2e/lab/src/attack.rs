@@ -14,12 +14,44 @@ use serde::Deserialize;
 
 const PYTHON: &str = "/usr/bin/python3";
 
+/// What a privileged container has on top of the default.
+const PRIVILEGED: &[&str] = &[
+    "AUDIT_CONTROL",
+    "AUDIT_READ",
+    "BLOCK_SUSPEND",
+    "BPF",
+    "CHECKPOINT_RESTORE",
+    "DAC_READ_SEARCH",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "LEASE",
+    "LINUX_IMMUTABLE",
+    "MAC_ADMIN",
+    "MAC_OVERRIDE",
+    "NET_ADMIN",
+    "NET_BROADCAST",
+    "PERFMON",
+    "SYSLOG",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_MODULE",
+    "SYS_NICE",
+    "SYS_PACCT",
+    "SYS_PTRACE",
+    "SYS_RAWIO",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "WAKE_ALARM",
+];
+
 /// The files of the attacks, for a pod's `/srv`.
 pub fn files() -> Files {
     let all = [
         ("attack.py", include_str!("attacks/attack.py")),
         ("frames.py", include_str!("attacks/frames.py")),
         ("uring.py", include_str!("attacks/uring.py")),
+        ("xdp.py", include_str!("attacks/xdp.py")),
     ];
     all.into_iter().map(|(name, text)| (name.to_owned(), text.to_owned())).collect()
 }
@@ -29,6 +61,8 @@ pub fn files() -> Files {
 pub enum Who {
     /// Root with all capabilities.
     Root,
+    /// Root as containers have it: NET_RAW, but not NET_ADMIN.
+    Container,
     /// User 1000 without any.
     Nobody,
     /// User 1000 with NET_RAW, as default pods have it.
@@ -106,7 +140,8 @@ impl Attack<'_> {
     }
 
     fn command(&self, lab: &Lab, more: &[String]) -> Result<InsideCommand> {
-        let pod = lab.pod(self.pod)?;
+        let container = lab.pod(self.pod)?;
+        let pod = container.clone().with_capabilities(PRIVILEGED, &[])?;
         let args = self.args(lab, more)?;
         let with = |capability: &str| {
             let only = format!("-all,+{capability}");
@@ -116,6 +151,7 @@ impl Attack<'_> {
         };
         let command = match self.who {
             Who::Root | Who::Outside => pod.command(PYTHON),
+            Who::Container => container.command(PYTHON),
             Who::Nobody => pod.command(PYTHON).user(1000, 1000),
             Who::NetRaw => with("net_raw"),
             Who::NetAdmin => with("net_admin"),
@@ -126,7 +162,8 @@ impl Attack<'_> {
     fn outside(&self, lab: &Lab, more: &[String]) -> Result<Finished> {
         let netns = format!("--net={}", lab.pod(self.pod)?.netns().display());
         let folder = folder(lab)?.join("pod").join(self.pod).join("srv");
-        let done = Command::new("nsenter").arg(netns).arg(PYTHON).args(self.args(lab, more)?).current_dir(folder).output();
+        let done =
+            Command::new("nsenter").arg(netns).arg(PYTHON).args(self.args(lab, more)?).current_dir(folder).output();
         let done = done.context("nsenter")?;
         Ok(Finished { status: done.status, stdout: done.stdout, stderr: done.stderr })
     }

@@ -104,3 +104,8 @@ pub fn unix_ms() -> f64 {
     // A clock before 1970 is no clock; zero then.
     SystemTime::UNIX_EPOCH.elapsed().map_or(0.0, |since| since.as_secs_f64() * 1000.0)
 }
+
+/// Lets a time pass that is itself what is tested, as how long something holds.
+pub fn pause(time: Duration) {
+    std::thread::sleep(time);
+}

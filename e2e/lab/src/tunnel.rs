@@ -57,7 +57,9 @@ pub fn steal(lab: &Lab, pod: &str, node: &str, identity: &Identity) -> Result<Ar
             headers: Vec::new(),
             impersonate: true,
         })?;
-        let manager = Manager::new(identity::Config::default(), Arc::new(signer));
+        // A refusal is an answer here; it comes at once.
+        let config = identity::Config { first_wait: Duration::from_secs(1), ..identity::Config::default() };
+        let manager = Manager::new(config, Arc::new(signer));
         Ok(manager.certificate(identity).await?)
     };
     inside(lab, pod, ask)

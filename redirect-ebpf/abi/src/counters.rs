@@ -87,7 +87,7 @@ reasons! {
     DropEther = "drop_ether",
     /// Dropped: headers that cannot be read.
     DropMalformed = "drop_malformed",
-    /// Dropped: a captured connection of a pod that is leaving tried the wire.
+    /// Dropped: a captured connection of a pod that is leaving, or the proxy's own to the app, tried the wire.
     DropCaptured = "drop_captured",
     /// A proxy opened more listeners than there are slots.
     ListenerOverflow = "listener_overflow",

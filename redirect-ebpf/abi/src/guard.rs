@@ -1,10 +1,13 @@
 //! What may leave a pod by its veth.
 //!
 //! Rules: ARP, UDP and ICMP pass and are counted. TCP passes when the proxy sent it or when its connection is older than the
-//! enrolment. Packets without a socket (answers of the kernel to strays, TIME_WAIT) pass without payload and without a lone SYN;
-//! a SYN-ACK without socket is a SYN cookie of the proxy's listener, and what follows it needs a socket. A bare RST passes from
-//! anyone: it ends a connection and carries nothing. Fragments pass only of UDP and ICMP. All other protocols (SCTP, tunnels,
-//! DCCP, raw ones), all other Ethernet types and VLAN-tagged frames are dropped, and so is what cannot be read.
+//! enrolment; but never on the proxy's connections with the application, which are in clear, have our mark and belong on `lo`
+//! (root in the pod can lead them to the wire by address translation). Packets without a socket (answers of the kernel to
+//! strays, TIME_WAIT) pass without payload and without a lone SYN; a SYN-ACK without socket is a SYN cookie of the proxy's
+//! listener, and what follows it needs a socket. A bare RST passes from anyone: it ends a connection and carries nothing.
+//! Neither has more options than the kernel writes: such packets can be made by hand and forwarded. Fragments pass only of UDP
+//! and ICMP. All other protocols (SCTP, tunnels, DCCP, raw ones), all other Ethernet types and VLAN-tagged frames are dropped,
+//! and so is what cannot be read.
 
 use crate::{PodState, Reason, marks};
 
@@ -30,11 +33,27 @@ pub mod flags {
     pub const ACK: u8 = 0x10;
 }
 
+/// Options that the kernel writes into packets of its own: timestamps with two NOPs (RFC 7323 appendix A).
+const KERNEL_OPTIONS: u32 = 12;
+/// And into the SYN-ACK of a SYN cookie: maximum segment size, window scale and a NOP on top.
+const KERNEL_SYN_OPTIONS: u32 = 20;
+
+/// Bytes that a TCP packet can carry out: what is behind its TCP header, and options (IP options and extension headers among
+/// them) beyond those that the kernel writes.
+#[inline(always)]
+pub const fn carried(flags: u8, behind: u32, options: u32) -> u32 {
+    let usual = if flags & flags::SYN != 0 { KERNEL_SYN_OPTIONS } else { KERNEL_OPTIONS };
+    behind + options.saturating_sub(usual)
+}
+
 /// Who sent a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Sender {
-    /// A socket of a proxy's cgroup.
-    Proxy,
+    /// A socket of a proxy's cgroup, with this mark.
+    Proxy {
+        /// The socket's mark; 0 for a request of a listener.
+        mark: u32,
+    },
     /// A connection filed as older than the enrolment.
     Old,
     /// Another socket, with this mark.
@@ -55,7 +74,7 @@ pub enum Content {
     Tcp {
         /// Flag byte.
         flags: u8,
-        /// Bytes after the TCP header.
+        /// What it carries; see [`carried`].
         payload: u32,
     },
     /// UDP, or a fragment of it; whether a port is 53.
@@ -108,7 +127,8 @@ fn tcp(flags: u8, payload: u32, sender: Sender) -> Verdict {
     let bare_reset = payload == 0 && flags & flags::RST != 0 && flags & flags::SYN == 0;
     let lone_syn = flags & (flags::SYN | flags::ACK) == flags::SYN;
     match sender {
-        Sender::Proxy => Verdict::Pass(Reason::GuardProxy),
+        Sender::Proxy { mark } if marks::ours(mark) => Verdict::Drop(Reason::DropCaptured),
+        Sender::Proxy { .. } => Verdict::Pass(Reason::GuardProxy),
         Sender::Old => Verdict::Pass(Reason::GuardOld),
         _ if bare_reset => Verdict::Pass(Reason::GuardBare),
         Sender::App { .. } => Verdict::Drop(Reason::DropApp),
@@ -122,7 +142,7 @@ fn tcp(flags: u8, payload: u32, sender: Sender) -> Verdict {
 fn leaving(content: Content, sender: impl FnOnce() -> Sender) -> Verdict {
     if let Content::Tcp { flags, payload } = content {
         let bare_reset = payload == 0 && flags & flags::RST != 0;
-        if let Sender::App { mark } = sender()
+        if let Sender::App { mark } | Sender::Proxy { mark } = sender()
             && marks::ours(mark)
             && !bare_reset
         {
@@ -150,7 +170,7 @@ mod tests {
     #[test]
     fn tcp_by_sender() {
         for content in [SYN, ACK, DATA, SYN_ACK] {
-            assert_eq!(enrolled(content, Sender::Proxy), Verdict::Pass(Reason::GuardProxy));
+            assert_eq!(enrolled(content, Sender::Proxy { mark: 0x539 }), Verdict::Pass(Reason::GuardProxy));
             assert_eq!(enrolled(content, Sender::Old), Verdict::Pass(Reason::GuardOld));
             assert_eq!(enrolled(content, APP), Verdict::Drop(Reason::DropApp));
             assert_eq!(enrolled(content, Sender::App { mark: 0x539 }), Verdict::Drop(Reason::DropApp));
@@ -172,6 +192,31 @@ mod tests {
                 let app = enrolled(Content::Tcp { flags, payload: 0 }, APP);
                 assert!(matches!(app, Verdict::Drop(_)), "{flags:#x}");
             }
+        }
+    }
+
+    #[test]
+    fn the_proxys_connection_to_the_app_never_leaves() {
+        for mark in [0x1000, 0x2000, 0x2539] {
+            for state in [PodState::Enrolled, PodState::Leaving] {
+                for content in [SYN, ACK, DATA] {
+                    let verdict = guard(state, content, || Sender::Proxy { mark });
+                    assert_eq!(verdict, Verdict::Drop(Reason::DropCaptured));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn options_count_beyond_those_of_the_kernel() {
+        for (flags, behind, options, expected) in [
+            (flags::ACK, 0, 12, 0),
+            (flags::ACK, 3, 13, 4),
+            (flags::RST, 0, 40, 28),
+            (flags::SYN | flags::ACK, 0, 20, 0),
+            (flags::SYN, 0, 21, 1),
+        ] {
+            assert_eq!(carried(flags, behind, options), expected);
         }
     }
 

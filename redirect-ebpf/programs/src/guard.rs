@@ -4,7 +4,7 @@ use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_sk_fullsock, bpf_skb_cgroup_id};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use redirect_abi::guard::{Content, Sender, Verdict, ether, guard};
+use redirect_abi::guard::{Content, Sender, Verdict, carried, ether, guard};
 
 use crate::context::{count, pod, read};
 use crate::maps::{OLD_SOCKETS, POD_COOKIE, PROXIES};
@@ -55,16 +55,16 @@ fn sender(skb: *mut __sk_buff) -> Sender {
     }
     // SAFETY: a helper call on the context; 0 when no full socket stands behind the packet.
     let cgroup = unsafe { bpf_skb_cgroup_id(skb) };
+    // SAFETY: a helper call on a socket that was checked not to be null.
+    let full = unsafe { bpf_sk_fullsock(socket) };
     if PROXIES.get_ptr(&cgroup).is_some() {
-        return Sender::Proxy;
+        return Sender::Proxy { mark: if full.is_null() { 0 } else { read!(full, mark) } };
     }
     // SAFETY: as above.
     let cookie = unsafe { bpf_get_socket_cookie(skb.cast()) };
     if OLD_SOCKETS.get_ptr(&cookie).is_some() {
         return Sender::Old;
     }
-    // SAFETY: a helper call on a socket that was checked not to be null.
-    let full = unsafe { bpf_sk_fullsock(socket) };
     if !full.is_null() {
         Sender::App { mark: read!(full, mark) }
     } else if cgroup != 0 {
@@ -98,7 +98,7 @@ fn ipv4(ctx: &TcContext) -> Result<Content, ()> {
     }
     // Every fragment repeats the protocol, and reassembly wants them equal (RFC 791 section 3.2).
     let fragment = u16::from_be(load(ctx, ETHERNET + 6)?) & 0x3fff != 0;
-    transport(ctx, load(ctx, ETHERNET + 9)?, ETHERNET + header, fragment)
+    transport(ctx, load(ctx, ETHERNET + 9)?, ETHERNET + header, header - 20, fragment)
 }
 
 #[inline(always)]
@@ -113,15 +113,15 @@ fn ipv6(ctx: &TcContext) -> Result<Content, ()> {
                 offset += (usize::from(load::<u8>(ctx, offset + 1)?) + 1) * 8;
             }
             // The first fragment's header tells what the packet will be; one that hides it behind more headers is refused.
-            protocol::FRAGMENT => return transport(ctx, load(ctx, offset)?, offset + 8, true),
-            _ => return transport(ctx, next, offset, false),
+            protocol::FRAGMENT => return transport(ctx, load(ctx, offset)?, offset + 8, 0, true),
+            _ => return transport(ctx, next, offset, offset - ETHERNET - IPV6_HEADER, false),
         }
     }
     Err(())
 }
 
 #[inline(always)]
-fn transport(ctx: &TcContext, protocol: u8, offset: usize, fragment: bool) -> Result<Content, ()> {
+fn transport(ctx: &TcContext, protocol: u8, offset: usize, options: usize, fragment: bool) -> Result<Content, ()> {
     match protocol {
         protocol::ICMP | protocol::ICMPV6 => Ok(Content::Icmp),
         protocol::UDP if fragment => Ok(Content::Udp { dns: false }),
@@ -132,13 +132,13 @@ fn transport(ctx: &TcContext, protocol: u8, offset: usize, fragment: bool) -> Re
             Ok(Content::Udp { dns: source == DNS || destination == DNS })
         }
         _ if fragment => Ok(Content::Fragment),
-        protocol::TCP => tcp(ctx, offset),
+        protocol::TCP => tcp(ctx, offset, options),
         _ => Ok(Content::OtherProtocol),
     }
 }
 
 #[inline(always)]
-fn tcp(ctx: &TcContext, offset: usize) -> Result<Content, ()> {
+fn tcp(ctx: &TcContext, offset: usize, options: usize) -> Result<Content, ()> {
     let header = usize::from(load::<u8>(ctx, offset + 12)? >> 4) * 4;
     let flags: u8 = load(ctx, offset + 13)?;
     let (length, end) = (ctx.len() as usize, offset + header);
@@ -146,7 +146,7 @@ fn tcp(ctx: &TcContext, offset: usize) -> Result<Content, ()> {
         return Err(());
     }
     // All bytes of the frame count, also those after the length that the IP header admits to.
-    Ok(Content::Tcp { flags, payload: (length - end) as u32 })
+    Ok(Content::Tcp { flags, payload: carried(flags, (length - end) as u32, (options + header - 20) as u32) })
 }
 
 #[inline(always)]

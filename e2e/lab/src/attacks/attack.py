@@ -21,6 +21,7 @@ import time
 
 import frames
 import uring
+import xdp
 from frames import ACK, PSH, SYN
 
 PORT = 7000
@@ -112,7 +113,7 @@ class Me:
 
 
 def run(*argv, text=None):
-    return subprocess.run(argv, input=text, text=True, check=True, capture_output=True).stdout
+    return subprocess.run(argv, input=text, text=True, check=True, stdout=subprocess.PIPE).stdout
 
 
 VECTORS = {}
@@ -251,7 +252,9 @@ def ipv6(t):
 @vector
 def fast_open(t):
     sock = t.socket()
+    sock.settimeout(None)
     if t.step("send", lambda: sock.sendto(t.payload, MSG_FASTOPEN, (t.ip4, PORT))):
+        sock.settimeout(PATIENCE)
         t.port = sock.getsockname()[1]
         t.answer(sock)
 
@@ -422,6 +425,21 @@ def packet_ipv6_extensions(t):
     on_the_device(t, 0x86DD, [frames.ipv6(t.me.ip6, t.ip6, kind, body) for kind, body in packets])
 
 
+XDP = threading.Lock()
+
+
+@vector
+def af_xdp(t):
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
+        sock.bind((t.me.device, 0))
+        own = sock.getsockname()[4]
+    node = t.step("neighbour", t.me.neighbour)
+    packets = [frames.ether(node, own, 0x0800, frames.ipv4(t.me.ip4, t.ip4, frames.TCP, s)) for s in segments(t)]
+    # One socket at a time can have the queue.
+    with XDP:
+        t.step("send", lambda: xdp.send(t.me.device, packets))
+
+
 # What root can do to the pod's own network.
 
 
@@ -451,8 +469,13 @@ def routes_flushed(me):
 
 @contextlib.contextmanager
 def rule_in_front(me):
-    run("ip", "rule", "add", "pref", "1", "fwmark", "0x1000/0x1000", "lookup", "main")
-    yield
+    rule = ("pref", "1", "fwmark", "0x1000/0x1000", "lookup", "main")
+    run("ip", "rule", "add", *rule)
+    try:
+        yield
+    finally:
+        # Nobody else would take it away: it is not one of the agent's.
+        run("ip", "rule", "del", *rule)
 
 
 @contextlib.contextmanager
@@ -474,9 +497,23 @@ def second_interface(me):
         run("ip", "link", "del", "mv0")
 
 
-SETTINGS = {"rules-flushed": rules_flushed, "routes-flushed": routes_flushed, "rule-in-front": rule_in_front,
+def led_out(statement):
+    """Everything on lo, where captured connections are in clear, is led out of the pod's interface as well, or instead."""
+    @contextlib.contextmanager
+    def setting(me):
+        chain = "chain out { type filter hook egress device lo priority 0; tcp flags & psh == psh %s to eth0; }" % statement
+        run("nft", "-f", "-", text="table netdev led_out {\n%s\n}\n" % chain)
+        try:
+            yield
+        finally:
+            run("nft", "delete", "table", "netdev", "led_out")
+    return setting
+
+
+SETTINGS = {"copied": led_out("dup"), "moved": led_out("fwd"), "rules-flushed": rules_flushed, "routes-flushed": routes_flushed, "rule-in-front": rule_in_front,
             "second-interface": second_interface}
-VECTORS["rules-flushed"] = VECTORS["routes-flushed"] = VECTORS["rule-in-front"] = plain_connect
+for name in ("copied", "moved", "rules-flushed", "routes-flushed", "rule-in-front"):
+    VECTORS[name] = plain_connect
 
 
 @vector
@@ -548,7 +585,9 @@ def nested(me):
             yield True
         finally:
             os._exit(0)
-    os.read(ready_r, 1)
+    os.close(ready_w)
+    if not os.read(ready_r, 1):
+        raise OSError(errno.EPERM, "unshare")
     try:
         run("ip", "link", "add", "outer", "type", "veth", "peer", "name", "inner", "netns", str(child))
         run("ip", "link", "set", "outer", "up")
@@ -621,6 +660,33 @@ def thief(me, tries):
     print(json.dumps({"taken": taken}), flush=True)
 
 
+def hijack(me, tries):
+    """Turns the proxy's own connection to the application, which is in clear, towards a server on the network.
+
+    The proxy connects from the caller's address to ours; that is translated on its way out and back, and the rules that
+    keep it in the pod are flushed."""
+    caller, away = tries
+    # A socket's mark decides routes before and after translation; so only flushed rules let it out.
+    text = """
+    table ip hijack {
+      chain out { type nat hook output priority -100; ip daddr %s tcp dport 7100 dnat to %s:%d; }
+      chain post { type nat hook postrouting priority 100; oifname "eth0" ip saddr %s masquerade; }
+      chain pre { type nat hook prerouting priority -100; }
+    }""" % (me.ip4, away.ip4, PORT, caller.ip4)
+    run("nft", "-f", "-", text=text)
+    run("ip", "route", "add", "local", caller.ip4, "dev", "lo", "table", "88")
+    try:
+        with rules_flushed(me):
+            # Answers are for the proxy's socket, which has the caller's address; the tunnel's own packets go as before.
+            run("ip", "rule", "add", "pref", "1", "iif", "eth0", "to", caller.ip4, "lookup", "88")
+            ready()
+            sys.stdin.read()
+    finally:
+        run("nft", "delete", "table", "ip", "hijack")
+        subprocess.run(["ip", "rule", "del", "pref", "1", "iif", "eth0", "to", caller.ip4, "lookup", "88"])
+        run("ip", "route", "flush", "table", "88")
+
+
 def walk(me, tries, first, count):
     """One connection from each source port: a door that opens for one of them lets somebody else's permit be used."""
     ends = {}
@@ -665,6 +731,8 @@ def main():
     tries = [Try(me, *(t.split("=")[0], t.split("=")[1].split(","))) for t in rest if "=" in t]
     if name == "thief":
         return thief(me, tries)
+    if name == "hijack":
+        return hijack(me, tries)
     if name == "walk":
         return walk(me, tries, *(int(n) for n in rest if "=" not in n))
     if name == "keep":

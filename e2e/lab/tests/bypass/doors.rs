@@ -91,6 +91,35 @@ pub(crate) fn server_rules_flushed(lab: &Lab) -> Result<()> {
     serving(lab, "server-rules-flushed", "answer-after-flush")
 }
 
+/// The connection from the proxy to the application is in clear; root in the pod tries to lead it to the network.
+pub(crate) fn hijack(lab: &Lab) -> Result<()> {
+    let marker = "led-away";
+    let attack = Attack { vector: "hijack", pod: "vandal", who: Who::Root, marker, targets: &["friend", "plain"] };
+    let capture = lab.wire_capture("")?;
+    let before = counters(lab, "vandal")?;
+    let mut running = attack.start(lab)?;
+    ready(&mut running)?;
+    let to = SocketAddr::new(lab.plan().pod("vandal")?.addresses[0], 7100);
+    let mut calls = calls(lab, "friend", to, marker, 10)?;
+    let first = ready(&mut calls)?;
+    calls.kill();
+    let after = counters(lab, "vandal")?;
+    drop(running.stdin());
+    let said = running.finish(Duration::from_secs(10))?;
+    let captured = capture.finish()?;
+    repaired(lab)?;
+    let clear = captured.count_bytes(marker.as_bytes());
+    let rose: Vec<_> = after.iter().filter(|(n, c)| before.get(*n).unwrap_or(&0) < *c).collect();
+    ensure!(clear == 0, "{clear} bytes in clear; {first} {rose:?} {} {}", said.text(), said.errors());
+    ensure!(
+        after.get("drop_captured") > before.get("drop_captured"),
+        "nothing was stopped: {first} {rose:?} {}",
+        said.errors()
+    );
+    ensure!(first["works"] == false, "{first}");
+    Ok(())
+}
+
 pub(crate) fn datagrams(lab: &Lab) -> Result<()> {
     let before = counters(lab, "attacker")?;
     Attack { vector: "udp", pod: "attacker", who: Who::Root, marker: "datagram", targets: &["plain"] }.run(lab)?;
@@ -107,7 +136,8 @@ pub(crate) fn thief(lab: &Lab) -> Result<()> {
     let mut line = String::new();
     out.read_line(&mut line)?;
     let opened: Value = serde_json::from_str(&line)?;
-    let listening = opened["opened"].as_array().map_or(0, |o| o.iter().filter(|a| !a.to_string().contains('E')).count());
+    let listening =
+        opened["opened"].as_array().map_or(0, |o| o.iter().filter(|a| !a.to_string().contains('E')).count());
     ensure!(listening > 0, "the thief could not even listen: {opened}");
     let kinds = [("gateway", "server"), ("free", "server"), ("server", "gateway-server"), ("attacker", "server")];
     let mut served = 0;
@@ -140,7 +170,11 @@ pub(crate) fn walk(lab: &Lab) -> Result<()> {
     drop(permitted.stdin());
     let permitted = permitted.finish(Duration::from_secs(10))?.text();
     let ends: Value = serde_json::from_str(done.text().lines().last().unwrap_or_default())?;
-    println!("          ends of 4 000 connections: {}; meanwhile {}", ends["ends"], permitted.lines().last().unwrap_or_default());
+    println!(
+        "          ends of 4 000 connections: {}; meanwhile {}",
+        ends["ends"],
+        permitted.lines().last().unwrap_or_default()
+    );
     ensure!(ends["ends"]["served"].is_null(), "some were served: {ends}");
     ensure!(!received(lab, "protected")?.contains(marker), "bytes of the walker arrived");
     ensure!(received(lab, "protected")?.contains("permitted"), "the gateway was not served: {permitted}");

@@ -34,7 +34,10 @@ pub(crate) fn authorities(lab: &Lab) -> Result<()> {
     let marker = "by-authority ";
     let right = ask_all(lab, "free", &certificate, to, &[plain(format!("{server}:7000"))], marker)?;
     ensure!(matches!(&right[..], [End::Opened(said)] if said.starts_with("server ")), "the control failed: {right:?}");
-    let mut hosts: Vec<String> = ["127.0.0.1", "127.8.8.8", "0.0.0.0", "255.255.255.255", "169.254.169.254", "224.0.0.1"].map(str::to_owned).to_vec();
+    let mut hosts: Vec<String> =
+        ["127.0.0.1", "127.8.8.8", "0.0.0.0", "255.255.255.255", "169.254.169.254", "224.0.0.1"]
+            .map(str::to_owned)
+            .to_vec();
     hosts.extend(["[::1]", "[::]", "[fe80::1]", "[::ffff:127.0.0.1]", "[ff02::1]", "localhost"].map(str::to_owned));
     hosts.extend(node.addresses.iter().chain(&node.gateways).map(|ip| match ip {
         IpAddr::V4(ip) => ip.to_string(),
@@ -44,7 +47,9 @@ pub(crate) fn authorities(lab: &Lab) -> Result<()> {
     let mut asks: Vec<Ask> = hosts.iter().map(|host| plain(format!("{host}:7000"))).collect();
     // Its own address, but a port of the proxy, or none.
     asks.extend([15001, 15006, 15008, 0].map(|port| plain(format!("{server}:{port}"))));
-    asks.extend(["", ":7000", "protected.a.svc.cluster.local:7000", "10.0.0.1", "server:70000"].map(|a| plain(a.to_owned())));
+    asks.extend(
+        ["", ":7000", "protected.a.svc.cluster.local:7000", "10.0.0.1", "server:70000"].map(|a| plain(a.to_owned())),
+    );
     let before = received(lab, "server")?.matches(marker).count();
     let ends = ask_all(lab, "free", &certificate, to, &asks, marker)?;
     let mut open = Vec::new();

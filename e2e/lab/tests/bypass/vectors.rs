@@ -8,7 +8,7 @@ use e2e_lab::wire;
 use lab::Lab;
 
 use Proof::{Carried, Counter, Left, Refused};
-use Who::{NetAdmin, NetRaw, Nobody, Outside, Root};
+use Who::{Container, NetAdmin, NetRaw, Nobody, Outside, Root};
 
 /// What shows that an attack was really tried, and what became of it. All that a vector names must hold.
 #[derive(Clone, Copy, Debug)]
@@ -55,16 +55,31 @@ const EPERM: &str = "EPERM";
 /// The table.
 pub(crate) const TABLE: &[Vector] = &[
     // Bound to a device: routing rules do not count then.
-    row("SO_BINDTODEVICE before connect", "device-before", Root, &[Refused("connect", EPERM), Counter("connect_bound_device")]),
+    row(
+        "SO_BINDTODEVICE before connect",
+        "device-before",
+        Root,
+        &[Refused("connect", EPERM), Counter("connect_bound_device")],
+    ),
     row("SO_BINDTODEVICE before connect, any user", "device-before", Nobody, &[Refused("connect", EPERM)]),
-    row("SO_BINDTODEVICE after connect", "device-after", Root, &[Refused("bind", EPERM), Counter("option_refused"), Carried]),
+    row(
+        "SO_BINDTODEVICE after connect",
+        "device-after",
+        Root,
+        &[Refused("bind", EPERM), Counter("option_refused"), Carried],
+    ),
     row("SO_BINDTOIFINDEX before connect", "ifindex-before", Root, &[Refused("connect", EPERM)]),
     row("SO_BINDTOIFINDEX before connect, any user", "ifindex-before", Nobody, &[Refused("connect", EPERM)]),
     row("SO_BINDTOIFINDEX after connect", "ifindex-after", Root, &[Refused("bind", EPERM), Carried]),
     row("IP_UNICAST_IF", "unicast-if", Root, &[Carried]),
-    row("disconnect, bind to the device, connect again", "reconnect", Root, &[Refused("connect again", EPERM)]),
+    row("disconnect, bind to the device, connect again", "reconnect", Root, &[Refused("bind", EPERM), Carried]),
     // Marks.
-    row("SO_MARK capture bit before connect", "mark-0x1000-before", Root, &[Refused("mark", EPERM), Counter("option_refused"), Carried]),
+    row(
+        "SO_MARK capture bit before connect",
+        "mark-0x1000-before",
+        Root,
+        &[Refused("mark", EPERM), Counter("option_refused"), Carried],
+    ),
     row("SO_MARK return bit before connect", "mark-0x2000-before", Root, &[Refused("mark", EPERM), Carried]),
     row("SO_MARK 0x539 before connect", "mark-0x539-before", Root, &[Carried]),
     row("SO_MARK 0 before connect", "mark-0x0-before", Root, &[Carried]),
@@ -72,7 +87,12 @@ pub(crate) const TABLE: &[Vector] = &[
     row("SO_MARK return bit after connect", "mark-0x2000-after", Root, &[Refused("mark", EPERM), Carried]),
     row("SO_MARK 0x539 after connect", "mark-0x539-after", Root, &[Refused("mark", EPERM), Carried]),
     row("SO_MARK 0 after connect", "mark-0x0-after", Root, &[Refused("mark", EPERM), Carried]),
-    row("SO_MARK capture bit before connect, NET_RAW", "mark-0x1000-before", NetRaw, &[Refused("mark", EPERM), Carried]),
+    row(
+        "SO_MARK capture bit before connect, NET_RAW",
+        "mark-0x1000-before",
+        NetRaw,
+        &[Refused("mark", EPERM), Carried],
+    ),
     row("SO_MARK return bit before connect, NET_RAW", "mark-0x2000-before", NetRaw, &[Refused("mark", EPERM), Carried]),
     row("SO_MARK 0x539 before connect, NET_RAW", "mark-0x539-before", NetRaw, &[Carried]),
     row("SO_MARK 0 before connect, NET_RAW", "mark-0x0-before", NetRaw, &[Carried]),
@@ -90,14 +110,25 @@ pub(crate) const TABLE: &[Vector] = &[
     row("TCP_FASTOPEN_CONNECT", "fast-open-connect", Root, &[Carried]),
     row("io_uring connect and send", "uring", Root, &[Carried]),
     row("io_uring by a kernel thread", "uring-kernel-thread", Root, &[Carried]),
-    row("MPTCP (refused, so that programs fall back to TCP)", "mptcp", Root, &[Refused("socket", "EPROTONOSUPPORT"), Counter("socket_refused")]),
+    row(
+        "MPTCP (refused, so that programs fall back to TCP)",
+        "mptcp",
+        Root,
+        &[Refused("socket", "EPROTONOSUPPORT"), Counter("socket_refused")],
+    ),
     only_here("TCP_REPAIR: established without a handshake", "repair", Root, &[Refused("mark", EPERM)]),
     only_here("IP_TRANSPARENT with a foreign source", "foreign-source", Root, &[Counter("captured")]),
-    row("sockets that no hook saw (process outside the tree)", "plain-connect", Outside, &[Refused("connect", "timeout"), Counter("drop_app")]),
+    row(
+        "sockets that no hook saw (process outside the tree)",
+        "plain-connect",
+        Outside,
+        &[Refused("connect", "timeout"), Counter("drop_app")],
+    ),
     // Packets by hand.
     row("raw IPv4, TCP payload", "raw-ipv4", Root, &[Left, Counter("drop_app")]),
+    row("raw IPv4, TCP payload, root in a default container", "raw-ipv4", Container, &[Left, Counter("drop_app")]),
     row("raw IPv4, TCP payload, NET_RAW", "raw-ipv4", NetRaw, &[Left, Counter("drop_app")]),
-    only_here("raw IPv4 with the marks of proxies", "raw-ipv4-marked", NetRaw, &[Refused("mark", EPERM), Left, Counter("drop_app")]),
+    only_here("raw IPv4 with the marks of proxies", "raw-ipv4-marked", NetRaw, &[Left, Counter("drop_app")]),
     row("raw IPv4, header by the kernel", "raw-tcp", Root, &[Left, Counter("drop_app")]),
     row("raw IPv6", "raw-ipv6", Root, &[Left, Counter("drop_app")]),
     row("SCTP (stated rule: dropped)", "sctp", Root, &[Left, Counter("drop_protocol")]),
@@ -111,11 +142,29 @@ pub(crate) const TABLE: &[Vector] = &[
     only_here("AF_PACKET: VLAN tag", "packet-vlan", Root, &[Left, Counter("drop_ether")]),
     row("AF_PACKET: IP fragments", "packet-fragments", Root, &[Left, Counter("drop_fragment")]),
     row("AF_PACKET: IPv6 extension headers", "packet-ipv6-extensions", Root, &[Left, Counter("drop_app")]),
+    row("AF_XDP: frames past the stack", "af-xdp", Root, &[Left, Counter("drop_app")]),
     // Root in its own network.
     row("second interface (macvlan) with a route of its own", "second-interface", Root, &[Left, Counter("drop_app")]),
     row("forwarded from a namespace in the pod", "forwarded", Root, &[Left, Counter("drop_no_socket")]),
+    row(
+        "forwarded from a namespace in the pod: a bare ACK with bytes in its options",
+        "forwarded-options",
+        Root,
+        &[Left],
+    ),
+    only_here(
+        "packets on lo copied to the interface (nft dup)",
+        "copied",
+        Root,
+        &[Left, Counter("drop_no_socket"), Carried],
+    ),
+    only_here("packets on lo moved to the interface (nft fwd)", "moved", Root, &[Left, Counter("drop_app")]),
     spoils("ip rules flushed", "rules-flushed", &[Refused("connect", "timeout"), Counter("drop_app")]),
-    spoils("routing tables 100 and 101 flushed", "routes-flushed", &[Refused("connect", "timeout"), Counter("drop_app")]),
+    spoils(
+        "routing tables 100 and 101 flushed",
+        "routes-flushed",
+        &[Refused("connect", "timeout"), Counter("drop_app")],
+    ),
     spoils("a rule in front of ours", "rule-in-front", &[Refused("connect", "timeout"), Counter("drop_app")]),
 ];
 
@@ -140,7 +189,10 @@ pub(crate) fn check(lab: &Lab, number: usize, vector: &Vector) -> Result<()> {
     let host = host.map(lab::Capture::finish).transpose()?;
     if let Some(free) = free {
         let free = free.map_err(|_| anyhow::anyhow!("the control panicked"))??;
-        ensure!(wire.count_bytes(control.as_bytes()) > 0, "no leak from outside the mesh either: the attack is no attack: {free:?}");
+        ensure!(
+            wire.count_bytes(control.as_bytes()) > 0,
+            "no leak from outside the mesh either: the attack is no attack: {free:?}"
+        );
     }
     for target in ["server", "protected"] {
         let clear = wire.count_bytes(format!("{marker}-{target}").as_bytes());
@@ -151,7 +203,11 @@ pub(crate) fn check(lab: &Lab, number: usize, vector: &Vector) -> Result<()> {
     let ports = wire::ports_that_show(&wire, &format!("{marker}-plain"));
     let own = ports.iter().filter(|p| Some(**p) == outside.port || **p == 0).count();
     ensure!(own == 0, "{own} packets of the attacker's own to plain: {outside:?}");
-    ensure!(!received(lab, "protected")?.contains(&marker), "the protected server received it: {:?}", said.get("protected"));
+    ensure!(
+        !received(lab, "protected")?.contains(&marker),
+        "the protected server received it: {:?}",
+        said.get("protected")
+    );
     ensure!(!received(lab, "protected")?.contains(&control), "the protected server received it from outside the mesh");
     for proof in vector.proofs {
         match proof {
@@ -175,7 +231,10 @@ fn refused(said: &BTreeMap<String, Said>, step: &str, end: &str) -> Result<()> {
         let ends: Vec<&str> = said.ends(step).collect();
         // A step that was never reached at a target (the policy cut the connection first) proves nothing, and need not.
         if target == "server" || !ends.is_empty() {
-            ensure!(!ends.is_empty() && ends.iter().all(|e| *e == end), "{step} at {target} did not end with {end}: {said:?}");
+            ensure!(
+                !ends.is_empty() && ends.iter().all(|e| *e == end),
+                "{step} at {target} did not end with {end}: {said:?}"
+            );
         }
     }
     Ok(())
