@@ -49,7 +49,7 @@ pub(crate) fn away(lab: &Lab) -> Result<()> {
     let old_tunnels = if load.since()?.is_empty() { "go on" } else { "have ended" };
     lab.clear_faults(Some(fault))?;
     let back = Instant::now();
-    // Requests are repeated after 0.5 s, 1, 2 and so on: up to 32 s after an outage of this length.
+    // Whoever holds no valid certificate asks again within 5 s; the rest is room for a busy machine.
     let recovered = eventually(Duration::from_secs(20), || {
         ensure!(call(lab, "late", "server", "certificate-is-new")?, "still refused");
         Ok(back.elapsed())
