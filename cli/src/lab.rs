@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
-use lab::{Lab, LabError, Options, Spec};
+use lab::{Lab, LabError, Options, Place, Spec};
 
 /// A laboratory on this machine.
 #[derive(Args)]
@@ -26,7 +26,7 @@ pub(crate) struct LabCommand {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Capture packets until a key (Enter) or a time, and say what was seen.
+    /// Capture packets for some seconds, and say what was seen.
     Capture {
         /// At this pod's veth pair, on the node's side; on the wire between the nodes when not given.
         #[arg(long)]
@@ -48,7 +48,8 @@ enum Verb {
     },
     /// Run a command in a pod: culvert lab exec web -- curl http://cart/
     Exec {
-        /// The pod, `node/<name>` for a node, or `wire`.
+        /// The pod; or `node/<name>` for a node, `<node>/ztunnel-<n>` for a node proxy, `infra` for the authority and the
+        /// collector, `wire`.
         pod: String,
         /// The command and its arguments.
         #[arg(last = true, required = true)]
@@ -92,7 +93,7 @@ enum Form {
 /// Runs it. Errors are one message on stderr and status 1; `exec` ends with the status of its command.
 pub(crate) fn run(command: LabCommand) -> ExitCode {
     let name = command.name.as_deref();
-    let done = match command.verb {
+    let done = privileged(&command.verb).and_then(|()| match command.verb {
         Verb::Capture { pod, seconds, marker, filter } => {
             capture(name, pod.as_deref(), seconds, marker.as_deref(), &filter)
         }
@@ -105,7 +106,7 @@ pub(crate) fn run(command: LabCommand) -> ExitCode {
         Verb::Spans => spans(name),
         Verb::Status { output } => status(name, output),
         Verb::Up { file } => up(name, &file),
-    };
+    });
     done.unwrap_or_else(|error| {
         // The reader of our output had enough, as in `culvert lab spans | head`.
         if error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe) {
@@ -114,6 +115,19 @@ pub(crate) fn run(command: LabCommand) -> ExitCode {
         eprintln!("culvert lab: {error}");
         ExitCode::FAILURE
     })
+}
+
+/// What enters namespaces is for root; reading is not.
+fn privileged(verb: &Verb) -> anyhow::Result<()> {
+    match verb {
+        Verb::Check { .. } | Verb::Logs { .. } | Verb::Setup | Verb::Spans => Ok(()),
+        Verb::Capture { .. }
+        | Verb::Down { .. }
+        | Verb::Exec { .. }
+        | Verb::Fault(_)
+        | Verb::Status { .. }
+        | Verb::Up { .. } => Ok(lab::need_root()?),
+    }
 }
 
 /// The lab of this name, or the only one.
@@ -189,11 +203,20 @@ fn exec(name: Option<&str>, place: &str, command: &[String]) -> anyhow::Result<E
         Some(("node", node)) => lab.node(node)?,
         _ if place == "wire" => lab.wire(),
         _ if place == "infra" => lab.infra(),
+        Some((node, program)) => proxy(&lab, node, program)?,
         _ => lab.pod(place)?,
     };
     let Some((program, args)) = command.split_first() else { anyhow::bail!("no command") };
     let status = place.command(program).args(args).attached()?;
     Ok(exit_code(status))
+}
+
+// A node proxy has a network namespace of its own, where its admin server is.
+fn proxy(lab: &Lab, node: &str, program: &str) -> anyhow::Result<Place> {
+    let generation = program.strip_prefix("ztunnel-").and_then(|n| n.parse().ok());
+    let generation = generation.ok_or_else(|| unfit(format!("{node}/{program} is no place; use <node>/ztunnel-1")))?;
+    lab.pid(&format!("{node}/{program}"))?;
+    Ok(lab.ztunnel(node, generation))
 }
 
 // As a shell reports its commands: 128 and the signal's number for one that was killed.
@@ -217,7 +240,11 @@ fn setup() -> anyhow::Result<ExitCode> {
 
 fn spans(name: Option<&str>) -> anyhow::Result<ExitCode> {
     let mut out = stdout().lock();
-    for span in open(name)?.spans()? {
+    let spans = open(name)?.spans()?;
+    if spans.is_empty() {
+        eprintln!("no spans yet; the node proxies send them every 5 s");
+    }
+    for span in spans {
         writeln!(out, "{}", serde_json::to_string(&span)?)?;
     }
     Ok(ExitCode::SUCCESS)

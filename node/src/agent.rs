@@ -81,6 +81,8 @@ pub(crate) struct Agent {
     cgroups: PathBuf,
     leave: Duration,
     pods: BTreeMap<Arc<str>, Pod>,
+    /// Listed pods of which nothing stands, and why; tried again when the list changes.
+    failed: BTreeMap<Arc<str>, (PodEntry, String)>,
     proxies: BTreeMap<u64, Proxy>,
 }
 
@@ -88,7 +90,8 @@ impl Agent {
     pub(crate) fn new(redirector: Redirector, server: Server, cgroup_root: &Path, leave: Duration) -> io::Result<Self> {
         let host = fs::File::open("/proc/self/ns/net")?.into();
         let cgroups = cgroup_mount(cgroup_root)?;
-        Ok(Self { redirector, server, host, cgroups, leave, pods: BTreeMap::new(), proxies: BTreeMap::new() })
+        let (pods, failed, proxies) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Ok(Self { redirector, server, host, cgroups, leave, pods, failed, proxies })
     }
 
     /// Brings the pods in line with the list.
@@ -98,6 +101,7 @@ impl Agent {
         for uid in gone {
             self.leave(&uid);
         }
+        self.failed.clear();
         for entry in wanted.pods {
             let uid: Arc<str> = entry.uid.as_str().into();
             let settled =
@@ -162,9 +166,19 @@ impl Agent {
                 counters: self.counters(pod.cookie),
             }
         });
+        let failed = self.failed.iter().map(|(uid, (entry, error))| PodStatus {
+            uid: uid.to_string(),
+            name: entry.name.clone(),
+            namespace: entry.namespace.clone(),
+            addresses: entry.addresses.clone(),
+            phase: Phase::Failed { error: error.clone() },
+            generation: 0,
+            clear_connections: 0,
+            counters: BTreeMap::new(),
+        });
         let proxies =
             self.proxies.values().map(|p| ProxyStatus { generation: p.generation, pid: p.peer.pid, synced: p.synced });
-        Status { node: node.to_owned(), pods: pods.collect(), proxies: proxies.collect() }
+        Status { node: node.to_owned(), pods: pods.chain(failed).collect(), proxies: proxies.collect() }
     }
 
     fn counters(&self, cookie: u64) -> BTreeMap<&'static str, u64> {
@@ -183,8 +197,9 @@ impl Agent {
             }
             Err(error) => {
                 tracing::warn!(pod = %uid, name = %entry.name, %error, "pod cannot be enrolled");
-                if let Some(pod) = self.pods.get_mut(&uid) {
-                    pod.phase = Phase::Failed { error: error.to_string() };
+                match self.pods.get_mut(&uid) {
+                    Some(pod) => pod.phase = Phase::Failed { error: error.to_string() },
+                    None => drop(self.failed.insert(uid, (entry, error.to_string()))),
                 }
             }
         }

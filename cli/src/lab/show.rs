@@ -13,7 +13,7 @@ pub(crate) fn table(status: &Status) -> String {
         nodes.add_row([
             node.name.clone(),
             join(&node.addresses),
-            node.agent_error.clone().unwrap_or_else(|| "-".to_owned()),
+            node.agent_error.clone().unwrap_or_else(|| agent(status).to_owned()),
         ]);
     }
     let mut pods = titled(&["POD", "NAMESPACE", "NODE", "ADDRESSES", "CAPTURE", "PROGRAM"]);
@@ -39,6 +39,11 @@ pub(crate) fn table(status: &Status) -> String {
         status.faults.iter().for_each(|f| text.push_str(&format!("{}  {}\n", f.id, f.fault)));
     }
     text
+}
+
+// A lab without a pod in the mesh has no agents.
+fn agent(status: &Status) -> &'static str {
+    if status.processes.iter().any(|p| p.name.ends_with("/agent")) { "answers" } else { "none" }
 }
 
 fn titled(columns: &[&str]) -> Table {

@@ -13,6 +13,7 @@ use h2::client::{Connection, SendRequest};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
+use crate::cork::Cork;
 use crate::headers::{Head, ResponseHeaders};
 use crate::limits::ClientLimits;
 use crate::link::{Link, Seat, Stop};
@@ -80,7 +81,7 @@ pub struct ClientDriver<IO>
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
-    connection: Connection<IO, Bytes>,
+    connection: Connection<Cork<IO>, Bytes>,
     pulse: Pulse,
     shared: Arc<Shared>,
 }
@@ -93,7 +94,7 @@ pub async fn connect<IO>(io: IO, limits: &ClientLimits) -> Result<(Client, Clien
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
-    let (requests, mut connection) = limits.builder().handshake(io).await?;
+    let (requests, mut connection) = limits.builder().handshake(Cork::new(io)).await?;
     let shared = Arc::new(Shared { link: Arc::new(Link::default()), requests: Mutex::new(Some(requests)) });
     let pulse = Pulse::new(connection.ping_pong(), limits.ping_every, limits.ping_timeout, limits.idle_release);
     let owner = Owner {

@@ -15,6 +15,7 @@
 mod authority;
 pub mod baggage;
 mod client;
+mod cork;
 pub mod forwarded;
 mod headers;
 mod limits;

@@ -6,7 +6,8 @@
 use std::cell::RefCell;
 
 /// Sizes that are lent. 4 KiB: what small messages need. 32 KiB: one full record (16 KiB + 22 bytes) and more. 128 KiB: a
-/// read of eight records. 272 KiB: 16 sealed records (256 KiB + 16 x 22 bytes) with room for a key update.
+/// read of eight records. 272 KiB: one full write (17 sealed records: 257 KiB and 17 x 22
+/// bytes) with room for a key update.
 const CLASSES: [usize; 4] = [4 << 10, 32 << 10, 128 << 10, 272 << 10];
 
 /// Free buffers that a thread keeps per size: 64 KiB, 256 KiB, 512 KiB and 544 KiB at most.

@@ -24,8 +24,9 @@ use records::{Connection, Step};
 /// The plaintext of one record at most (RFC 8446 5.1).
 const RECORD: usize = 16 << 10;
 
-/// Plaintext taken by one write: 16 records.
-const MOST_PLAINTEXT: usize = 16 * RECORD;
+/// Plaintext taken by one write: 16 records, and 1 KiB so that the head of a full tunnel frame (256 KiB and 9 bytes) does
+/// not push the last bytes of it into a write of their own.
+const MOST_PLAINTEXT: usize = 16 * RECORD + 1024;
 
 /// What a record of ciphertext can need at most: header 5, plaintext 2^14, and 256 more (RFC 8446 5.2).
 const RECORD_ON_WIRE: usize = 5 + RECORD + 256;

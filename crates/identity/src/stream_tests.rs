@@ -212,7 +212,7 @@ async fn a_header_and_its_payload_share_a_record() {
 }
 
 #[tokio::test]
-async fn one_write_takes_many_slices_and_at_most_256_kib() {
+async fn one_write_takes_many_slices_and_a_whole_tunnel_frame() {
     let (near, far) = duplex(1 << 20);
     let (client, server) = pair();
     let (mut a, mut b) = both(near, far, client, server).await;
@@ -221,11 +221,19 @@ async fn one_write_takes_many_slices_and_at_most_256_kib() {
     let all = pieces.concat();
     let written = a.write_vectored(&slices).await.unwrap();
     assert_eq!(written, MOST_PLAINTEXT.min(all.len()));
-    assert_eq!(written, 256 << 10);
+    assert_eq!(written, 257 << 10);
     a.flush().await.unwrap();
     let mut got = vec![0; written];
     b.read_exact(&mut got).await.unwrap();
     assert!(got == all[..written]);
+    // The head of a tunnel's largest frame and its payload: nothing is left for a second write.
+    let (head, payload) = ([1; 9], vec![2; 256 << 10]);
+    let written = a.write_vectored(&[IoSlice::new(&head), IoSlice::new(&payload)]).await.unwrap();
+    assert_eq!(written, head.len() + payload.len());
+    a.flush().await.unwrap();
+    let mut got = vec![0; written];
+    b.read_exact(&mut got).await.unwrap();
+    assert!(got[..9] == head && got[9..] == payload);
 }
 
 #[tokio::test]

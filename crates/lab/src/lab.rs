@@ -156,17 +156,14 @@ impl Lab {
         Ok(self.state().process(process)?.pid)
     }
 
-    /// Kills a process at once (SIGKILL) and waits for its end. It stays down until [`Lab::restart`].
+    /// Kills a process and its workers at once (SIGKILL) and waits for their end. It stays down until [`Lab::restart`].
     ///
     /// # Errors
     /// When there is none of this name, or it does not end.
     pub fn kill(&self, process: &str) -> Result<(), LabError> {
         let record = self.state().process(process)?.clone();
-        if let Some(handle) = record.handle() {
-            process::signal(&handle, rustix::process::Signal::KILL)?;
-            if !process::wait_for(&[handle], std::time::Duration::from_secs(5)) {
-                return Err(LabError::Leftover(vec![record.pid]));
-            }
+        if !process::kill(&record)? {
+            return Err(LabError::Leftover(vec![record.pid]));
         }
         self.reap(process);
         Ok(())

@@ -144,6 +144,17 @@ pub(crate) fn end(handles: &[OwnedFd], grace: Duration) -> Result<bool, LabError
     Ok(wait_for(handles, Duration::from_secs(5)))
 }
 
+/// Kills a process and its workers (SIGKILL), and waits for their end. Gives back whether all have ended.
+pub(crate) fn kill(record: &Record) -> Result<bool, LabError> {
+    // The leader first, so that it starts no new worker.
+    let mut handles: Vec<_> = record.handle().into_iter().collect();
+    handles.iter().try_for_each(|h| signal(h, Signal::KILL))?;
+    let workers = followers(record);
+    workers.iter().try_for_each(|h| signal(h, Signal::KILL))?;
+    handles.extend(workers);
+    Ok(wait_for(&handles, Duration::from_secs(5)))
+}
+
 /// The last lines of a log with a heading, for an error; empty when there are none.
 pub(crate) fn log_tail(path: &Path) -> String {
     // About 20 lines.
@@ -162,8 +173,26 @@ pub(crate) fn log_tail(path: &Path) -> String {
     }
 }
 
-// Field 22 of stat (proc(5)). The name in field 2 may hold anything, also ')': count from the last one.
+/// Handles of the other processes in the session that a process of the lab leads: a server's workers, which live on when
+/// only their parent is killed and keep its port.
+fn followers(leader: &Record) -> Vec<OwnedFd> {
+    // A session's number is not given to another process while a member lives; one that has it now is a stranger.
+    let stranger = start_time(leader.pid).is_some_and(|found| found != leader.started);
+    if stranger || !leader.launch.enter.session {
+        return Vec::new();
+    }
+    let of_session = |pid: i32| stat_field(pid, 6) == u64::try_from(leader.pid).ok();
+    let all = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let others = all.filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok()).filter(|pid| *pid != leader.pid);
+    others.filter(|pid| of_session(*pid)).filter_map(|pid| handle(pid, None).filter(|_| of_session(pid))).collect()
+}
+
 fn start_time(pid: i32) -> Option<u64> {
+    stat_field(pid, 22)
+}
+
+// A field of stat (proc(5)) from the third on. The name in field 2 may hold anything, also ')': count from the last one.
+fn stat_field(pid: i32, number: usize) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
+    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(number - 3)?.parse().ok()
 }

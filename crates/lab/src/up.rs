@@ -49,7 +49,7 @@ pub(crate) fn up(spec: &Spec, options: &Options) -> Result<Lab, LabError> {
 ///
 /// # Errors
 /// When the caller is not root.
-pub(crate) fn need_root() -> Result<(), LabError> {
+pub fn need_root() -> Result<(), LabError> {
     if rustix::process::geteuid().is_root() { Ok(()) } else { Err(LabError::NotRoot) }
 }
 

@@ -231,6 +231,28 @@ fn a_command_has_the_pods_world_and_its_own_status() {
 }
 
 #[test]
+fn workers_are_killed_with_their_parent() {
+    let _turn = turn();
+    let text = "
+name: lt-workers
+ipv6: false
+nodes: [{name: n}]
+pods:
+- {name: web, node: n, mesh: false, command: [sh, -c, 'sleep 4711 & exec python3 -m http.server 8080'], ready: {tcp: 8080}}
+";
+    let lab = Lab::up(&Spec::parse("workers.yaml", text).unwrap(), &Options::default()).unwrap();
+    let group = lab.pod("web").unwrap().cgroup().join("cgroup.procs");
+    let members = || fs::read_to_string(&group).unwrap().lines().count();
+    assert_eq!(members(), 2);
+    lab.kill("pod/web").unwrap();
+    assert_eq!(members(), 0);
+    lab.restart("pod/web").unwrap();
+    lab.kill("pod/web").unwrap();
+    assert_eq!(members(), 0);
+    lab.down().unwrap();
+}
+
+#[test]
 fn processes_are_killed_and_started_again() {
     let _turn = turn();
     let lab = up("lt-restarts");

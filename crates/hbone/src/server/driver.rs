@@ -11,11 +11,12 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use super::{Request, Shared};
+use crate::cork::Cork;
 use crate::limits::ServerLimits;
 use crate::link::Stop;
 use crate::pulse::{Beat, ConnectionError, Pulse};
 
-type Connection<IO> = h2::server::Connection<IO, Bytes>;
+type Connection<IO> = h2::server::Connection<Cork<IO>, Bytes>;
 
 /// Why serving stopped.
 enum Exit {
@@ -66,7 +67,7 @@ where
     tokio::select! {
         biased;
         () = closed => Ok(None),
-        done = timeout(limits.handshake_timeout, builder.handshake(io)) => match done {
+        done = timeout(limits.handshake_timeout, builder.handshake(Cork::new(io))) => match done {
             Ok(connection) => Ok(Some(connection?)),
             Err(_) => Err(ConnectionError::HandshakeTimeout),
         },
