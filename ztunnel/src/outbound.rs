@@ -155,6 +155,8 @@ fn destination(record: &mut Record, workload: Option<Arc<Workload>>, service: Op
 async fn plain(here: &Here, to: SocketAddr, record: &mut Record) -> Result<Joined, Outcome> {
     record.enter(Phase::Connect);
     record.next_hop(to);
+    // Nobody is told of it, but the connection has a span as any other.
+    record.trace_context();
     let options = ConnectOptions { to, source: None, mark: here.shared.egress_mark(), timeout: CONNECT };
     let stream = socket::connect(Some(here.pod.netns()), &options).await.map_err(|e| dial::outcome(&e, record))?;
     Ok(Joined::Far(FarJoined { actual: to, far: Far::Plain(stream) }))
@@ -200,6 +202,8 @@ async fn through(
         network: None,
     };
     let head = Head { authority: hop.authority.to_string(), headers };
+    // From here on the pool measures by itself.
+    record.leave();
     let began = Instant::now();
     let opened = here.pool.open(&key, &head).await.map_err(|e| dial::open_outcome(&e, record))?;
     phases(&opened, began, record);
@@ -210,7 +214,6 @@ async fn through(
 
 /// Writes what the pool measured into the record.
 fn phases(opened: &Opened, began: Instant, record: &mut Record) {
-    record.leave();
     let timings = &opened.timings;
     match timings.dial {
         Some(dial) => {

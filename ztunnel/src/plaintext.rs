@@ -25,6 +25,7 @@ pub(crate) async fn plaintext(here: Rc<Here>, client: TcpStream) {
         return;
     };
     let mut record = here.record(Direction::Inbound, peer, original.0);
+    record.trace_context();
     let Some(_share) = here.pod.budget().connection() else {
         socket::abort(client);
         return record.finish(Outcome::BudgetExhausted);

@@ -128,6 +128,8 @@ impl Record {
     /// The labels are known and the connection goes on: counts it as opened and makes its bytes move in the metrics.
     /// Call it once, after source, destination, service and security are set; later calls have no effect.
     pub fn opened(&mut self) {
+        // Whatever was done to get here is done.
+        self.leave();
         if self.place.is_none() {
             let meter = self.meter.get_or_insert_with(|| Arc::new(Counters::new())).clone();
             self.place = Some(self.telemetry.open(&self.facts, meter));
