@@ -3,9 +3,10 @@
 //! `culvert __in-namespace <JSON of Enter> <program> <argument>…` joins the control group first, so that from then on
 //! taking the lab down finds it, then the network namespace, then makes a mount namespace with the pod's own files.
 
+use std::env;
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -95,14 +96,32 @@ impl Enter {
         fresh_namespace(UnshareFlags::NEWNS).doing(|| "cannot make a mount namespace".to_owned())?;
         let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
         mount_change("/", private).doing(|| "cannot make mounts private".to_owned())?;
+        let programs = self.hidden_programs()?;
         for (ours, theirs) in &self.binds {
             mount_bind(ours, theirs).doing(|| format!("cannot put {} over {}", ours.display(), theirs.display()))?;
+        }
+        if let Some((folder, path)) = programs {
+            let again = || format!("cannot show {} to the pod", path.display());
+            fs::create_dir_all(&path).doing(again)?;
+            mount_bind(format!("/proc/self/fd/{}", folder.as_raw_fd()), &path).doing(again)?;
         }
         // Else this copy of the lab's mounts would keep its namespaces alive as long as this process lives.
         for lab in fs::read_dir(LABS).into_iter().flatten().flatten() {
             hide(&lab.path())?;
         }
         Ok(())
+    }
+}
+
+impl Enter {
+    /// The folder of our own programs, open, when a pod's own folders would cover it: a build below /tmp must work too.
+    fn hidden_programs(&self) -> Result<Option<(fs::File, PathBuf)>, LabError> {
+        let own = env::current_exe().doing(|| "cannot tell where this program is".to_owned())?;
+        let Some(path) = own.parent().filter(|p| self.binds.iter().any(|(_, over)| p.starts_with(over))) else {
+            return Ok(None);
+        };
+        let folder = fs::File::open(path).doing(|| format!("cannot open {}", path.display()))?;
+        Ok(Some((folder, path.to_owned())))
     }
 }
 
