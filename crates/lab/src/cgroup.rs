@@ -75,6 +75,8 @@ pub(crate) fn members(group: &Path) -> Result<Vec<i32>, LabError> {
 pub(crate) fn remove(group: &Path) -> Result<bool, LabError> {
     for group in tree(group)?.iter().rev() {
         match fs::remove_dir(group) {
+            // A process that was killed is still on its way out, or one that was started is on its way in.
+            Err(e) if e.kind() == std::io::ErrorKind::ResourceBusy => return Ok(false),
             Err(e) if !gone(&e) => {
                 return Err(e).doing(|| format!("cannot remove the control group {}", group.display()));
             }
