@@ -10,7 +10,7 @@ use net::relay::{Broken, Buffers, Sink, Source};
 pub(crate) struct TunnelEnd {
     recv: RecvHalf,
     send: SendHalf,
-    /// Taken and not yet accounted for: h2 has its own buffer, so nothing waits here.
+    /// The peer takes no more bytes, but what it sent is still good: it is not asked again whether it broke.
     stopped: bool,
 }
 
