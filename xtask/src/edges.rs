@@ -17,8 +17,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("directory", &["mesh"]),
     ("policy", &["mesh"]),
     // L2: one mechanism each.
+    ("dns", &["directory", "mesh"]),
     ("hbone", &["mesh"]),
     ("identity", &["mesh", "proto"]),
+    ("kubernetes", &["mesh"]),
     ("net", &["mesh"]),
     ("redirect-loader", &["redirect-abi"]),
     ("telemetry", &["mesh", "proto"]),
@@ -31,21 +33,37 @@ const ALLOWED: &[(&str, &[&str])] = &[
         &["document", "mesh", "net", "policy", "directory", "proto", "identity", "hbone", "xds", "zds", "telemetry"],
     ),
     // L4: programs. None imports another.
-    ("ca", &["chassis", "document", "identity", "mesh", "proto", "telemetry"]),
-    ("culvert", &["document", "lab", "mesh"]),
-    ("node", &["chassis", "document", "mesh", "net", "proto", "redirect-abi", "redirect-loader", "telemetry", "zds"]),
+    ("ca", &["chassis", "document", "identity", "kubernetes", "mesh", "proto", "telemetry"]),
+    ("control", &["chassis", "document", "identity", "kubernetes", "mesh", "proto", "telemetry", "xds"]),
+    ("culvert", &["document", "kubernetes", "lab", "mesh"]),
+    (
+        "node",
+        &[
+            "chassis",
+            "document",
+            "kubernetes",
+            "mesh",
+            "net",
+            "proto",
+            "redirect-abi",
+            "redirect-loader",
+            "telemetry",
+            "zds",
+        ],
+    ),
     (
         "ztunnel",
-        &["chassis", "directory", "document", "hbone", "identity", "mesh", "net", "policy", "telemetry", "xds", "zds"],
+        &["chassis", "directory", "dns", "document", "hbone", "identity", "mesh", "net", "policy", "telemetry", "xds", "zds"],
     ),
     // Tools.
     ("bench", &["lab"]),
+    ("e2e-cluster", &["document", "kubernetes", "lab", "mesh"]),
     ("e2e-lab", &["hbone", "identity", "lab", "mesh"]),
     ("xtask", &[]),
 ];
 
 /// Level 4: nobody imports them, not even in tests.
-const PROGRAMS: &[&str] = &["ca", "culvert", "node", "ztunnel"];
+const PROGRAMS: &[&str] = &["ca", "control", "culvert", "node", "ztunnel"];
 
 /// External crates that only one of ours may use.
 const SOLE_USERS: &[(&str, &str)] = &[

@@ -1,0 +1,1 @@
+//! The DNS proxy: which names the mesh answers, and forwarding of all others.

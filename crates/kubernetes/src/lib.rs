@@ -1,0 +1,7 @@
+//! Kubernetes as Culvert's programs see it: the client, who calls (token review), objects of ours and of Istio, and how
+//! their status is written.
+
+pub mod client;
+pub mod object;
+pub mod review;
+pub mod status;

@@ -1,0 +1,1 @@
+//! Who shows a service account token: TokenReview, remembered for a while.

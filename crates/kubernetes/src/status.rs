@@ -1,0 +1,1 @@
+//! Conditions and Events: writing the status of objects.
