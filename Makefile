@@ -4,10 +4,10 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 export CULVERT_CACHE ?= $(HOME)/.cache/culvert
 
-.PHONY: help setup build demo test unit lab check fmt clippy deny tidy check-ebpf ebpf bench clean
+.PHONY: help setup build demo test unit lab check fmt clippy deny tidy check-ebpf ebpf bench clean cluster cluster-images cluster-down test-cluster
 
 help: ## what there is
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 setup: ## install what building, testing and the demo need (Debian packages, the OTLP collector)
 	@hack/setup.sh
@@ -50,6 +50,22 @@ check-ebpf: ## does the committed kernel object match its sources?
 bench: setup ## measurements: direct against meshed
 	@cargo build --workspace --locked --release
 	@target/release/bench
+
+cluster: ## raise a real two-node Kubernetes (root; OPTIONS="--cni bridge --proxy-mode nftables"), and leave it up
+	@hack/cluster.sh
+	@cargo build --locked -p e2e-cluster
+	@target/debug/e2e-cluster up $(OPTIONS)
+
+cluster-images: build ## make the images of all programs, and load them into the cluster that is up
+	@cargo run --quiet --locked -p xtask -- image
+	@target/debug/e2e-cluster load-images
+
+cluster-down: ## remove the cluster, also after a crash
+	@cargo build --quiet --locked -p e2e-cluster
+	@target/debug/e2e-cluster down
+
+test-cluster: ## tests on such a cluster (root)
+	@hack/cluster-test.sh
 
 clean: ## remove what was built
 	@cargo clean

@@ -28,7 +28,26 @@ pub struct Ttl {
     pub clamp: bool,
 }
 
+impl Ttl {
+    /// The life to give when `seconds` are asked for; 0 or less means the default.
+    ///
+    /// # Errors
+    /// When it is too long, and too long ones are not shortened.
+    pub(crate) fn life(&self, seconds: i64) -> Result<Duration, Refusal> {
+        let asked = match u64::try_from(seconds) {
+            Ok(0) | Err(_) => self.default,
+            Ok(seconds) => Duration::from_secs(seconds),
+        };
+        match asked <= self.max {
+            true => Ok(asked),
+            false if self.clamp => Ok(self.max),
+            false => Err(Refusal::TtlTooLong { asked, longest: self.max }),
+        }
+    }
+}
+
 /// An authority as it lies in files, PEM.
+#[derive(Clone, PartialEq, Eq)]
 pub struct AuthorityFiles {
     /// The certificate that signs: a root or an intermediate.
     pub certificate: String,
@@ -129,12 +148,17 @@ impl Authority {
         &self.roots
     }
 
+    /// The lives that it gives.
+    pub fn ttl(&self) -> Ttl {
+        self.ttl
+    }
+
     /// When the signing certificate ends.
     pub fn not_after(&self) -> SystemTime {
         self.not_after
     }
 
-    /// Signs for an identity. `seconds` is the life asked for; 0 or less means the default.
+    /// Signs for an identity, and for `names` besides. `seconds` is the life asked for; 0 or less means the default.
     ///
     /// # Errors
     /// When the life is too long (and not shortened) or the authority itself has expired.
@@ -142,18 +166,19 @@ impl Authority {
         &self,
         key: &PublicKey,
         identity: &Identity,
+        names: &[String],
         seconds: i64,
         now: SystemTime,
     ) -> Result<Issued, Refusal> {
-        let life = self.life(seconds)?;
+        let life = self.ttl.life(seconds)?;
         if now >= self.not_after {
             return Err(Refusal::SignerExpired);
         }
         let times = issue::validity(now, life, self.not_after);
         let signing = |e: rcgen::Error| Refusal::Signing(e.to_string());
-        let params = issue::leaf(identity, times).map_err(signing)?;
+        let params = issue::leaf(identity, names, times).map_err(signing)?;
         let serial = params.serial_number.as_ref().map(hex).unwrap_or_default();
-        let leaf = params.signed_by(&key.0, &self.issuer).map_err(signing)?.pem();
+        let leaf = params.signed_by(&key.spki, &self.issuer).map_err(signing)?.pem();
         let chain = SignedChain { leaf, intermediates: self.intermediates.clone(), roots: self.roots.clone() };
         Ok(Issued { chain, serial, not_after: times.1 })
     }
@@ -175,18 +200,6 @@ impl Authority {
         key.zeroize();
         let chain = std::iter::once(&leaf).chain(&self.intermediates).map(String::as_str).collect();
         Ok(ServerCertificate { chain, key: key_pem, not_after: times.1 })
-    }
-
-    fn life(&self, seconds: i64) -> Result<Duration, Refusal> {
-        let asked = match u64::try_from(seconds) {
-            Ok(0) | Err(_) => self.ttl.default,
-            Ok(seconds) => Duration::from_secs(seconds),
-        };
-        match asked <= self.ttl.max {
-            true => Ok(asked),
-            false if self.ttl.clamp => Ok(self.ttl.max),
-            false => Err(Refusal::TtlTooLong { asked, longest: self.ttl.max }),
-        }
     }
 
     /// Signs a certificate for nobody and verifies it as a peer would.

@@ -1,4 +1,4 @@
-//! Who calls, and what a caller may have. Kubernetes will be one more implementation of these two traits.
+//! Who calls, and what a caller may have. `tokens` implements these two traits over files, `kubernetes` over a cluster.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -25,8 +25,12 @@ pub struct Caller {
     pub service_account: String,
     /// The node it runs on, as the authenticator knows it, never as the request says (ca.md 7.5).
     pub node: Option<String>,
+    /// The pod that it is, as the authenticator knows it.
+    pub pod: Option<String>,
     /// For whom it may ask.
     pub may: MayIssue,
+    /// DNS names and addresses that its own certificate also has: for servers that others know by name.
+    pub names: Vec<String>,
 }
 
 /// For whom a caller may ask.
@@ -34,6 +38,8 @@ pub struct Caller {
 pub enum MayIssue {
     /// For itself: waypoints, gateways.
     Itself,
+    /// For nobody: its node's proxy asks for it.
+    Nobody,
     /// For the pods of its node, by `ImpersonatedIdentity`: a node's proxy.
     PodsOfItsNode,
 }
@@ -53,6 +59,7 @@ pub trait NodePods: Send + Sync + 'static {
 impl std::fmt::Display for Caller {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}/{}", self.namespace, self.service_account)?;
+        self.pod.as_ref().map_or(Ok(()), |pod| write!(f, "({pod})"))?;
         self.node.as_ref().map_or(Ok(()), |node| write!(f, "@{node}"))
     }
 }

@@ -1,6 +1,8 @@
 //! The documents: `ca.yaml`, the token file, the pod file.
 
-use std::collections::HashSet;
+mod kubernetes;
+mod lists;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,6 +10,9 @@ use std::time::Duration;
 use document::{Check, Report, Span};
 use schemars::JsonSchema;
 use serde::Deserialize;
+
+pub use kubernetes::{Account, Compat, DirectIssuance, Kubernetes, OwnIstioNames, RootMaps, ServerAccount};
+pub use lists::{Mayhap, PodDocument, PodEntry, TokenDocument, TokenEntry};
 
 /// `ca.yaml`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -35,10 +40,12 @@ pub struct Config {
     /// Lives of workload certificates.
     #[serde(default)]
     pub ttl: TtlSettings,
-    /// Callers by token.
-    pub token_file: PathBuf,
-    /// Pods by node.
-    pub pod_file: PathBuf,
+    /// Callers by token, where there is no Kubernetes.
+    pub token_file: Option<PathBuf>,
+    /// Pods by node, where there is no Kubernetes.
+    pub pod_file: Option<PathBuf>,
+    /// Callers and pods as a cluster knows them, in place of the two files.
+    pub kubernetes: Option<Kubernetes>,
     /// How often one caller may ask.
     #[serde(default)]
     pub rate_limit: RateSettings,
@@ -50,14 +57,29 @@ pub struct Config {
     pub metrics: Option<SocketAddr>,
 }
 
-/// Where the signing key comes from: one of the two.
+/// Where the signing key comes from: one of the three.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct AuthoritySource {
     /// A folder of our own: a root is made there at first start.
     pub folder: Option<PathBuf>,
-    /// Files made elsewhere.
+    /// Files made elsewhere, followed when they are replaced.
     pub files: Option<PluggedFiles>,
+    /// A Secret: a root is made there at first start, unless there is one. Needs `kubernetes`.
+    pub secret: Option<SecretSource>,
+}
+
+/// The Secret of the authority. Its keys are those of Istio's `cacerts` (`ca-cert.pem`, `ca-key.pem`, `cert-chain.pem`,
+/// `root-cert.pem`) or those of cert-manager (`tls.crt`, `tls.key`, `ca.crt`).
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct SecretSource {
+    /// Its namespace: the authority's own.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Whether a missing one is made, with a new root. `false` waits for whoever makes it.
+    pub make: bool,
 }
 
 /// An authority made elsewhere, PEM (Istio's `cacerts`: `ca-cert.pem`, `ca-key.pem`, `cert-chain.pem`, `root-cert.pem`).
@@ -118,63 +140,6 @@ pub struct RateSettings {
     pub burst: u32,
 }
 
-/// The token file.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct TokenDocument {
-    /// One entry per caller.
-    pub tokens: Vec<TokenEntry>,
-}
-
-/// A caller.
-#[derive(Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct TokenEntry {
-    /// What it shows. At least 16 characters.
-    pub token: String,
-    /// Its namespace.
-    pub namespace: String,
-    /// Its service account.
-    pub service_account: String,
-    /// The node it runs on; needed with `mayImpersonate: node`.
-    pub node: Option<String>,
-    /// `node`: asks for the pods of its node, never for itself. `none`: asks for itself only.
-    pub may_impersonate: Mayhap,
-}
-
-/// For whom a caller may ask.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub enum Mayhap {
-    /// For the pods of its node.
-    Node,
-    /// For itself.
-    None,
-}
-
-/// The pod file.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct PodDocument {
-    /// One entry per pod, or per service account and node.
-    pub pods: Vec<PodEntry>,
-}
-
-/// A pod.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct PodEntry {
-    /// Its namespace.
-    pub namespace: String,
-    /// Its service account.
-    pub service_account: String,
-    /// Its node.
-    pub node: String,
-    /// Whether it has ended; such a pod gives its node no right.
-    #[serde(default)]
-    pub finished: bool,
-}
-
 fn default_listen() -> SocketAddr {
     // ca.md 1: 15012; all addresses, since every node calls.
     SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 0], 15012))
@@ -187,6 +152,13 @@ fn default_trust_domain() -> String {
 fn default_clusters() -> Vec<String> {
     // drop-in.md: the default of CLUSTER_ID.
     vec!["Kubernetes".to_owned()]
+}
+
+impl Default for SecretSource {
+    fn default() -> Self {
+        // design.md 7; the Secret's name is the chart's `ca.secretName`.
+        Self { namespace: "culvert-system".to_owned(), name: "culvert-ca-key".to_owned(), make: true }
+    }
 }
 
 impl Default for TtlSettings {
@@ -205,22 +177,12 @@ impl Default for RateSettings {
     }
 }
 
-/// A token has no `Debug` text.
-impl std::fmt::Debug for TokenEntry {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "token of {}/{}", self.namespace, self.service_account)
-    }
-}
-
 impl Check for Config {
     fn check(&self, report: &mut Report) {
         if let Err(e) = mesh::Identity::new(self.trust_domain.as_str(), "a", "b") {
             report.at("/trustDomain").mistake(e.to_string(), "use a name such as cluster.local");
         }
-        match (&self.authority.folder, &self.authority.files) {
-            (Some(_), None) | (None, Some(_)) => {}
-            _ => report.at("/authority").mistake("exactly one of folder and files is needed", "keep one of the two"),
-        }
+        self.check_sources(report);
         names(&self.server_names, "/serverNames", report);
         for (i, files) in self.server_certificates.iter().enumerate() {
             names(&files.names, &format!("/serverCertificates/{i}/names"), report);
@@ -238,46 +200,49 @@ impl Check for Config {
     }
 }
 
-impl Check for TokenDocument {
-    fn check(&self, report: &mut Report) {
-        let mut seen = HashSet::new();
-        for (i, entry) in self.tokens.iter().enumerate() {
-            let at = |field: &str| format!("/tokens/{i}/{field}");
-            // 16 characters of base64 are 96 bits: beyond guessing.
-            if entry.token.len() < 16 || entry.token.trim() != entry.token {
-                report.at(&at("token")).mistake(
-                    "shorter than 16 characters, or with white space around it",
-                    "make one with: head -c 24 /dev/urandom | base64",
+impl Config {
+    /// Callers, pods and the key come from a cluster or from files, never from both.
+    fn check_sources(&self, report: &mut Report) {
+        let authority = &self.authority;
+        let sources = [authority.folder.is_some(), authority.files.is_some(), authority.secret.is_some()];
+        if sources.iter().filter(|given| **given).count() != 1 {
+            report
+                .at("/authority")
+                .mistake("exactly one of folder, files and secret is needed", "keep one; in a cluster: secret: {}");
+        }
+        match (&self.kubernetes, &self.token_file, &self.pod_file) {
+            (Some(_), None, None) | (None, Some(_), Some(_)) => {}
+            (Some(_), ..) => report.at("/kubernetes").mistake(
+                "callers and pods come from the cluster and from files",
+                "remove tokenFile and podFile, or remove kubernetes",
+            ),
+            (None, ..) => report.at("/tokenFile").mistake(
+                "nobody says who calls and who runs where",
+                "give tokenFile and podFile, or in a cluster: kubernetes: {}",
+            ),
+        }
+        if self.kubernetes.is_some() && authority.folder.is_some() {
+            report.at("/authority/folder").mistake(
+                "a folder is one machine's own, so two replicas would have two roots",
+                "use secret: {} or files",
+            );
+        }
+        if let Some(secret) = &authority.secret {
+            if self.kubernetes.is_none() {
+                report.at("/authority/secret").mistake("there is no cluster to read it from", "add kubernetes: {}");
+            }
+            for (field, value) in [("namespace", &secret.namespace), ("name", &secret.name)] {
+                kubernetes::object_name(value, &format!("/authority/secret/{field}"), report);
+            }
+        }
+        if let Some(kubernetes) = &self.kubernetes {
+            kubernetes.check(report);
+            if !self.server_certificates.is_empty() {
+                report.at("/serverCertificates").mistake(
+                    "a cluster's servers ask for their certificates themselves",
+                    "list them by service account in kubernetes.serverCertificates",
                 );
             }
-            if !seen.insert(&entry.token) {
-                report
-                    .at(&at("token"))
-                    .mistake("the same token as an entry before", "give each caller a token of its own");
-            }
-            if entry.may_impersonate == Mayhap::Node && entry.node.as_deref().unwrap_or_default().is_empty() {
-                report.at(&at("mayImpersonate")).mistake("node needs the caller's node", "add node: <name>");
-            }
-            account(&entry.namespace, &entry.service_account, &format!("/tokens/{i}"), report);
-        }
-    }
-}
-
-impl Check for PodDocument {
-    fn check(&self, report: &mut Report) {
-        for (i, pod) in self.pods.iter().enumerate() {
-            account(&pod.namespace, &pod.service_account, &format!("/pods/{i}"), report);
-            if pod.node.is_empty() {
-                report.at(&format!("/pods/{i}/node")).mistake("empty", "name the node");
-            }
-        }
-    }
-}
-
-fn account(namespace: &str, service_account: &str, at: &str, report: &mut Report) {
-    for (field, value) in [("namespace", namespace), ("serviceAccount", service_account)] {
-        if let Err(e) = mesh::Identity::new("td", value, value) {
-            report.at(&format!("{at}/{field}")).mistake(e.to_string(), "use the name as Kubernetes has it");
         }
     }
 }

@@ -1,12 +1,19 @@
-//! Reads a certificate request. Only its public key and the proof that the asker holds the private one count; names,
-//! extensions and the subject are not even looked at (ca.md 2).
+//! Reads a certificate request. What is issued has nothing of it but the public key, whose private half the asker must
+//! prove to hold (ca.md 2). Names and rights that it asks for are never granted; when they go beyond what its caller may
+//! have, the request is refused, since an asker who wants more than its own is broken or hostile. The subject is ignored
+//! (ca.md 7.1: many tools put a name there that nobody meant).
+
+use std::net::IpAddr;
 
 use rcgen::SubjectPublicKeyInfo;
 use rustls_pki_types::pem::{self, SectionKind};
 use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::cri_attributes::ParsedCriAttribute;
+use x509_parser::extensions::{GeneralName, ParsedExtension, X509Extension};
 use x509_parser::prelude::FromDer;
 use x509_parser::public_key::PublicKey as Parsed;
 
+use crate::decide::Granted;
 use crate::refusal::Refusal;
 
 /// A request with an RSA key of 4096 bits and some names has about 2 KiB.
@@ -33,7 +40,20 @@ const SIGNATURES: [&str; 7] = [
 
 /// A public key whose private half the asker has proven to hold.
 #[derive(Debug)]
-pub struct PublicKey(pub(crate) SubjectPublicKeyInfo);
+pub struct PublicKey {
+    pub(crate) spki: SubjectPublicKeyInfo,
+    wants: Wants,
+}
+
+/// What a request asks for beside a certificate for its key.
+#[derive(Debug, Default)]
+struct Wants {
+    authority: bool,
+    names: Vec<String>,
+}
+
+/// Names that are kept of a request; a workload has one, a server few. More are refused as if they were other names.
+const NAMES: usize = 64;
 
 impl PublicKey {
     /// Reads a request in PEM.
@@ -63,7 +83,60 @@ impl PublicKey {
             return Err(Refusal::CsrSignatureAlgorithm(signature));
         }
         request.verify_signature().map_err(|_| Refusal::CsrSignature)?;
-        SubjectPublicKeyInfo::from_der(spki.raw).map(Self).map_err(|_| Refusal::KeyMalformed)
+        let wants = wants(&request)?;
+        let spki = SubjectPublicKeyInfo::from_der(spki.raw).map_err(|_| Refusal::KeyMalformed)?;
+        Ok(Self { spki, wants })
+    }
+
+    /// Refuses a request that asks for more than its caller may have.
+    pub(crate) fn wants_no_more_than(&self, granted: &Granted) -> Result<(), Refusal> {
+        if self.wants.authority {
+            return Err(Refusal::CsrWantsAuthority);
+        }
+        let own = granted.identity.to_string();
+        let mut others = self.wants.names.iter().filter(|name| **name != own && !granted.names.contains(name));
+        others.next().map_or(Ok(()), |other| Err(Refusal::CsrOtherName(other.chars().take(256).collect())))
+    }
+}
+
+fn wants(request: &X509CertificationRequest<'_>) -> Result<Wants, Refusal> {
+    let mut wants = Wants::default();
+    for attribute in request.certification_request_info.iter_attributes() {
+        if let ParsedCriAttribute::ExtensionRequest(requested) = attribute.parsed_attribute() {
+            requested.extensions.iter().try_for_each(|extension| wants.add(extension))?;
+        }
+    }
+    Ok(wants)
+}
+
+impl Wants {
+    fn add(&mut self, extension: &X509Extension<'_>) -> Result<(), Refusal> {
+        match extension.parsed_extension() {
+            ParsedExtension::BasicConstraints(constraints) => self.authority |= constraints.ca,
+            ParsedExtension::KeyUsage(usage) => self.authority |= usage.key_cert_sign() || usage.crl_sign(),
+            ParsedExtension::SubjectAlternativeName(san) => {
+                self.names.extend(san.general_names.iter().take(NAMES + 1).map(name));
+                if self.names.len() > NAMES {
+                    return Err(Refusal::CsrOtherName(format!("more than {NAMES} names")));
+                }
+            }
+            ParsedExtension::ParseError { .. } => return Err(Refusal::CsrUnparsable),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// A name as it is compared. Kinds that are never granted keep their kind in the text, so that they equal nothing.
+fn name(name: &GeneralName<'_>) -> String {
+    match name {
+        GeneralName::URI(text) | GeneralName::DNSName(text) => (*text).to_owned(),
+        GeneralName::IPAddress(bytes) => {
+            let v4 = <[u8; 4]>::try_from(*bytes).map(IpAddr::from).ok();
+            let v6 = <[u8; 16]>::try_from(*bytes).map(IpAddr::from).ok();
+            v4.or(v6).map_or_else(|| format!("{name:?}"), |address| address.to_string())
+        }
+        other => format!("{other:?}"),
     }
 }
 

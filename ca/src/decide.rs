@@ -10,6 +10,14 @@ use crate::refusal::Refusal;
 /// The one metadata key that is understood.
 const IMPERSONATED: &str = "ImpersonatedIdentity";
 
+/// What a certificate may say.
+pub(crate) struct Granted {
+    /// Who its holder is.
+    pub(crate) identity: Identity,
+    /// Under which DNS names and addresses it may serve besides.
+    pub(crate) names: Vec<String>,
+}
+
 /// What the request asks to be.
 pub(crate) fn wanted(metadata: Option<&Struct>) -> Result<Option<Identity>, Refusal> {
     let Some(metadata) = metadata else { return Ok(None) };
@@ -29,13 +37,16 @@ pub(crate) async fn allowed(
     wanted: Option<Identity>,
     trust_domain: &str,
     pods: &dyn NodePods,
-) -> Result<Identity, Refusal> {
+) -> Result<Granted, Refusal> {
     let Some(wanted) = wanted else {
-        if caller.may != MayIssue::Itself {
-            return Err(Refusal::MayNotIssueForItself);
+        match caller.may {
+            MayIssue::Itself => {}
+            MayIssue::PodsOfItsNode => return Err(Refusal::MayNotIssueForItself),
+            MayIssue::Nobody => return Err(Refusal::NotListed),
         }
-        return Identity::new(trust_domain, caller.namespace.as_str(), caller.service_account.as_str())
-            .map_err(Refusal::ImpersonatedMalformed);
+        let own = Identity::new(trust_domain, caller.namespace.as_str(), caller.service_account.as_str());
+        let identity = own.map_err(Refusal::ImpersonatedMalformed)?;
+        return Ok(Granted { identity, names: caller.names.clone() });
     };
     if **wanted.trust_domain() != *trust_domain {
         return Err(Refusal::TrustDomain { own: trust_domain.to_owned(), wanted });
@@ -45,5 +56,5 @@ pub(crate) async fn allowed(
     }
     let node = caller.node.as_deref().ok_or(Refusal::CallerWithoutNode)?;
     pods.runs(&wanted, node).await?;
-    Ok(wanted)
+    Ok(Granted { identity: wanted, names: Vec::new() })
 }

@@ -20,11 +20,17 @@ pub(crate) fn validity(now: SystemTime, life: Duration, limit: SystemTime) -> (S
     (whole(now - BACKDATED), whole((now + life).min(limit)))
 }
 
-/// A workload's certificate.
-pub(crate) fn leaf(identity: &Identity, times: (SystemTime, SystemTime)) -> Result<CertificateParams, rcgen::Error> {
+/// A workload's certificate. `names` are those of a server that others know by name; the identity comes first, since
+/// that is where ztunnel looks for it (ca.md 1).
+pub(crate) fn leaf(
+    identity: &Identity,
+    names: &[String],
+    times: (SystemTime, SystemTime),
+) -> Result<CertificateParams, rcgen::Error> {
     let mut params = base(times);
     // The subject is empty, which makes the alternative name critical (RFC 5280 4.2.1.6).
     params.subject_alt_names = vec![SanType::URI(identity.to_string().try_into()?)];
+    add_names(&mut params, names)?;
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
@@ -34,12 +40,7 @@ pub(crate) fn leaf(identity: &Identity, times: (SystemTime, SystemTime)) -> Resu
 /// A server's certificate by DNS names and addresses.
 pub(crate) fn server(names: &[String], times: (SystemTime, SystemTime)) -> Result<CertificateParams, rcgen::Error> {
     let mut params = base(times);
-    for name in names {
-        params.subject_alt_names.push(match name.parse::<IpAddr>() {
-            Ok(address) => SanType::IpAddress(address),
-            Err(_) => SanType::DnsName(name.clone().try_into()?),
-        });
-    }
+    add_names(&mut params, names)?;
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
@@ -56,6 +57,16 @@ pub(crate) fn root(trust_domain: &str, now: SystemTime) -> CertificateParams {
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
     params
+}
+
+fn add_names(params: &mut CertificateParams, names: &[String]) -> Result<(), rcgen::Error> {
+    for name in names {
+        params.subject_alt_names.push(match name.parse::<IpAddr>() {
+            Ok(address) => SanType::IpAddress(address),
+            Err(_) => SanType::DnsName(name.clone().try_into()?),
+        });
+    }
+    Ok(())
 }
 
 fn base(times: (SystemTime, SystemTime)) -> CertificateParams {

@@ -64,7 +64,9 @@ mod tests {
             namespace: "culvert-system".to_owned(),
             service_account: "ztunnel".to_owned(),
             node: Some(node.to_owned()),
+            pod: None,
             may: MayIssue::PodsOfItsNode,
+            names: Vec::new(),
         };
         let (a, b, start) = (caller("a"), caller("b"), SystemTime::UNIX_EPOCH + Duration::from_secs(1));
         assert_eq!([0; 4].map(|_| limiter.take(&a, start)), [true, true, true, false]);

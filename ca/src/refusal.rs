@@ -20,6 +20,32 @@ pub enum Refusal {
     EmptyToken,
     #[error("the token is not known")]
     UnknownToken,
+    #[error("the token is none of Kubernetes: {0}")]
+    TokenMalformed(&'static str),
+    #[error("the token has expired")]
+    TokenExpired,
+    #[error("the token is for the audience {token:?}, and {own:?} is needed")]
+    TokenAudience { own: String, token: Vec<String> },
+    #[error("the API server does not accept the token: {0}")]
+    TokenRejected(String),
+    #[error("the token is of {0:?}, which is no service account")]
+    NotServiceAccount(String),
+    #[error("{0:?} is not in the group of service accounts")]
+    NotInGroup(String),
+    #[error("the token is bound to no pod, so nobody can tell who shows it; use a projected one")]
+    TokenUnbound,
+    #[error("the caller's pod {0} does not exist")]
+    CallerPodGone(String),
+    #[error("the caller's pod {pod} was replaced: the token is of the one with UID {token}, now {now} has the name")]
+    CallerPodReplaced { pod: String, token: String, now: String },
+    #[error("the caller's pod {pod} has the service account {now}, the token is of {token}")]
+    CallerPodAccount { pod: String, token: String, now: String },
+    #[error("the caller's pod {0} has finished")]
+    CallerPodFinished(String),
+    #[error("the token is of node {token}, and the caller's pod {pod} is on {now}")]
+    CallerPodNode { pod: String, token: String, now: String },
+    #[error("the caller is no proxy, waypoint, gateway or listed account; its node's proxy asks for it")]
+    NotListed,
     #[error("several clusterid headers, or one that is not text")]
     ClusterMalformed,
     #[error("cluster {0:?} is not ours")]
@@ -80,11 +106,17 @@ pub enum Refusal {
     KeyAlgorithm(String),
     #[error("the public key is malformed")]
     KeyMalformed,
+    #[error("the request asks to be an authority")]
+    CsrWantsAuthority,
+    #[error("the request asks for {0}, which its caller may not have")]
+    CsrOtherName(String),
     // How long.
     #[error("a life of {}s was asked for, the longest is {}s", .asked.as_secs(), .longest.as_secs())]
     TtlTooLong { asked: Duration, longest: Duration },
     #[error("the signing certificate has expired")]
     SignerExpired,
+    #[error("the end of the certificate could not be noted, without which a change of the root would be blind: {0}")]
+    EndNotNoted(String),
     #[error("signing failed: {0}")]
     Signing(String),
 }
@@ -98,6 +130,19 @@ impl Refusal {
             Self::NotBearer => "not_bearer",
             Self::EmptyToken => "empty_token",
             Self::UnknownToken => "unknown_token",
+            Self::TokenMalformed(_) => "token_malformed",
+            Self::TokenExpired => "token_expired",
+            Self::TokenAudience { .. } => "token_audience",
+            Self::TokenRejected(_) => "token_rejected",
+            Self::NotServiceAccount(_) => "not_service_account",
+            Self::NotInGroup(_) => "not_in_group",
+            Self::TokenUnbound => "token_unbound",
+            Self::CallerPodGone(_) => "caller_pod_gone",
+            Self::CallerPodReplaced { .. } => "caller_pod_replaced",
+            Self::CallerPodAccount { .. } => "caller_pod_account",
+            Self::CallerPodFinished(_) => "caller_pod_finished",
+            Self::CallerPodNode { .. } => "caller_pod_node",
+            Self::NotListed => "not_listed",
             Self::ClusterMalformed => "cluster_malformed",
             Self::UnknownCluster(_) => "unknown_cluster",
             Self::AuthenticatorDown(_) => "authenticator_down",
@@ -127,8 +172,11 @@ impl Refusal {
             Self::Curve(_) => "curve",
             Self::KeyAlgorithm(_) => "key_algorithm",
             Self::KeyMalformed => "key_malformed",
+            Self::CsrWantsAuthority => "csr_wants_authority",
+            Self::CsrOtherName(_) => "csr_other_name",
             Self::TtlTooLong { .. } => "ttl_too_long",
             Self::SignerExpired => "signer_expired",
+            Self::EndNotNoted(_) => "end_not_noted",
             Self::Signing(_) => "signing",
         }
     }
@@ -141,6 +189,19 @@ impl Refusal {
             | Self::NotBearer
             | Self::EmptyToken
             | Self::UnknownToken
+            | Self::TokenMalformed(_)
+            | Self::TokenExpired
+            | Self::TokenAudience { .. }
+            | Self::TokenRejected(_)
+            | Self::NotServiceAccount(_)
+            | Self::NotInGroup(_)
+            | Self::TokenUnbound
+            | Self::CallerPodGone(_)
+            | Self::CallerPodReplaced { .. }
+            | Self::CallerPodAccount { .. }
+            | Self::CallerPodFinished(_)
+            | Self::CallerPodNode { .. }
+            | Self::NotListed
             | Self::ClusterMalformed
             | Self::UnknownCluster(_)
             | Self::MayNotIssueForItself => Status::unauthenticated("request authenticate failure"),
@@ -154,7 +215,9 @@ impl Refusal {
             | Self::PodElsewhere { .. }
             | Self::PodFinished { .. } => Status::unauthenticated("request impersonation authentication failure"),
             // Not the caller's fault: it should try again.
-            Self::AuthenticatorDown(_) | Self::PodsUnknown(_) => Status::unavailable("not ready"),
+            Self::AuthenticatorDown(_) | Self::PodsUnknown(_) | Self::EndNotNoted(_) => {
+                Status::unavailable("not ready")
+            }
             Self::RateLimited => Status::resource_exhausted("too many requests"),
             Self::SignerExpired | Self::Signing(_) => sign_error(Code::Internal, "cannot sign now"),
             Self::TtlTooLong { .. } => sign_error(Code::InvalidArgument, "requested TTL is too long"),

@@ -11,12 +11,13 @@ use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
 use crate::audit::{Audit, Decision, Grant};
-use crate::authority::{Authority, Issued};
+use crate::authority::Issued;
 use crate::caller::{Authenticator, Caller, Credentials, NodePods};
 use crate::csr::PublicKey;
 use crate::decide;
 use crate::limit::{Limiter, RateLimit};
 use crate::refusal::Refusal;
+use crate::signers::Signers;
 
 /// A request has a CSR of at most 16 KiB and little else.
 const LARGEST_MESSAGE: usize = 64 << 10;
@@ -24,7 +25,7 @@ const LARGEST_MESSAGE: usize = 64 << 10;
 /// What a service is made of; none has a default, so none can be forgotten.
 pub struct Parts {
     /// Signs.
-    pub authority: Arc<Authority>,
+    pub signers: Arc<dyn Signers>,
     /// Says who calls.
     pub authenticator: Arc<dyn Authenticator>,
     /// Says who runs where.
@@ -84,10 +85,14 @@ impl CaService {
         }
         let wanted = decide::wanted(message.metadata.as_ref())?;
         known.identity.clone_from(&wanted);
-        let identity = decide::allowed(&caller, wanted, parts.authority.trust_domain(), &*parts.pods).await?;
-        known.identity = Some(identity.clone());
+        let authority = parts.signers.now();
+        let granted = decide::allowed(&caller, wanted, authority.trust_domain(), &*parts.pods).await?;
+        known.identity = Some(granted.identity.clone());
         let key = PublicKey::from_csr_pem(&message.csr)?;
-        parts.authority.issue(&key, &identity, message.validity_duration, now)
+        key.wants_no_more_than(&granted)?;
+        let until = now + authority.ttl().life(message.validity_duration)?;
+        let authority = parts.signers.until(until).await?;
+        authority.issue(&key, &granted.identity, &granted.names, message.validity_duration, now)
     }
 }
 
@@ -142,3 +147,7 @@ fn our_cluster(headers: &MetadataMap, clusters: &[String]) -> Result<(), Refusal
 #[cfg(test)]
 #[path = "service_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "forgeries_tests.rs"]
+mod forgeries;

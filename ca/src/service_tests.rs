@@ -5,14 +5,15 @@ use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::signature::{self, EcdsaKeyPair, KeyPair as _};
-use identity::{Key, SystemClock};
+use identity::SystemClock;
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
 use rustls_pki_types::pem::PemObject;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::*;
-use crate::authority::{AuthorityFiles, Ttl};
+use crate::authority::{Authority, AuthorityFiles, Ttl};
+use crate::signers::Fixed;
 use crate::tokens::{PodFile, TokenFile};
 use crate::{issue, store};
 
@@ -20,7 +21,7 @@ const NODE_TOKEN: &str = "node-a-token-0123456789";
 const SELF_TOKEN: &str = "waypoint-token-0123456789";
 
 #[derive(Default)]
-struct Recorder(Mutex<Vec<Decision>>);
+pub(super) struct Recorder(pub(super) Mutex<Vec<Decision>>);
 
 impl Audit for Recorder {
     fn record(&self, decision: &Decision) {
@@ -43,7 +44,7 @@ impl Bench {
         write_callers(folder.path());
         let audit = Arc::new(Recorder::default());
         let service = CaService::new(Parts {
-            authority: Arc::new(Authority::new("cluster.local", files, ttl, now).unwrap()),
+            signers: Arc::new(Fixed::new(Authority::new("cluster.local", files, ttl, now).unwrap())),
             authenticator: Arc::new(TokenFile::open(folder.path().join("tokens.yaml")).unwrap()),
             pods: Arc::new(PodFile::open(folder.path().join("pods.yaml")).unwrap()),
             clusters: vec!["Kubernetes".to_owned()],
@@ -77,27 +78,27 @@ fn write_callers(folder: &Path) {
     fs::write(folder.join("pods.yaml"), pods).unwrap();
 }
 
-fn hours(count: u64) -> Duration {
+pub(super) fn hours(count: u64) -> Duration {
     Duration::from_secs(count * 3600)
 }
 
-fn plenty() -> RateLimit {
+pub(super) fn plenty() -> RateLimit {
     RateLimit { per_second: 1000.0, burst: 1000.0 }
 }
 
-fn web() -> Identity {
+pub(super) fn web() -> Identity {
     "spiffe://cluster.local/ns/shop/sa/web".parse().unwrap()
 }
 
-fn good_csr() -> String {
-    Key::generate().unwrap().csr_pem(&web()).unwrap()
+pub(super) fn good_csr() -> String {
+    request_of(&rcgen::KeyPair::generate().unwrap(), |_| {})
 }
 
-fn metadata(key: &str, value: Kind) -> Option<Struct> {
+pub(super) fn metadata(key: &str, value: Kind) -> Option<Struct> {
     Some(Struct { fields: BTreeMap::from([(key.to_owned(), Value { kind: Some(value) })]) })
 }
 
-fn impersonate(id: &str) -> Option<Struct> {
+pub(super) fn impersonate(id: &str) -> Option<Struct> {
     metadata("ImpersonatedIdentity", Kind::StringValue(id.to_owned()))
 }
 
@@ -204,7 +205,41 @@ fn forged_keys() -> Vec<(&'static str, String)> {
     ]
 }
 
-fn forged_csrs() -> Vec<(&'static str, Request<IstioCertificateRequest>)> {
+/// A request of this key that is changed by `change`.
+pub(super) fn request_of(key: &rcgen::KeyPair, change: impl FnOnce(&mut rcgen::CertificateParams)) -> String {
+    let mut params = rcgen::CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    change(&mut params);
+    params.serialize_request(key).unwrap().pem().unwrap()
+}
+
+/// Requests that ask for more than the identity that is granted.
+pub(super) fn greedy_csrs() -> Vec<(&'static str, String)> {
+    use rcgen::{BasicConstraints, IsCa, KeyUsagePurpose, SanType};
+    let key = rcgen::KeyPair::generate().unwrap();
+    let names = |names: Vec<SanType>| request_of(&key, |params| params.subject_alt_names = names);
+    let uri = |text: &str| SanType::URI(text.try_into().unwrap());
+    let dns = |text: &str| SanType::DnsName(text.try_into().unwrap());
+    let usage = |usage| request_of(&key, |params| params.key_usages = vec![usage]);
+    vec![
+        ("csr_wants_authority", request_of(&key, |p| p.is_ca = IsCa::Ca(BasicConstraints::Unconstrained))),
+        ("csr_wants_authority", request_of(&key, |p| p.is_ca = IsCa::Ca(BasicConstraints::Constrained(0)))),
+        ("csr_wants_authority", usage(KeyUsagePurpose::KeyCertSign)),
+        ("csr_wants_authority", usage(KeyUsagePurpose::CrlSign)),
+        ("csr_other_name", names(vec![dns("evil.example")])),
+        ("csr_other_name", names(vec![uri("spiffe://cluster.local/ns/kube-system/sa/admin")])),
+        ("csr_other_name", names(vec![uri(&web().to_string()), uri("spiffe://cluster.local/ns/shop/sa/cart")])),
+        ("csr_other_name", names(vec![uri(&web().to_string()), dns("web.shop.svc")])),
+        ("csr_other_name", names(vec![uri("spiffe://other.domain/ns/shop/sa/web")])),
+        ("csr_other_name", names(vec![SanType::IpAddress("10.0.0.1".parse().unwrap())])),
+        ("csr_other_name", names(vec![SanType::Rfc822Name("a@example.org".try_into().unwrap())])),
+        // Its own name, as another kind of name.
+        ("csr_other_name", names(vec![SanType::Rfc822Name(web().to_string().try_into().unwrap())])),
+        ("csr_other_name", names((0..100).map(|_| uri(&web().to_string())).collect())),
+    ]
+}
+
+pub(super) fn forged_csrs() -> Vec<(&'static str, Request<IstioCertificateRequest>)> {
     let good = good_csr();
     let mut trailing = der(&good);
     trailing.extend([0, 0, 0]);
@@ -228,7 +263,8 @@ fn forged_csrs() -> Vec<(&'static str, Request<IstioCertificateRequest>)> {
         ("ttl_too_long", with(|r| r.validity_duration = 49 * 3600)),
         ("ttl_too_long", with(|r| r.validity_duration = i64::MAX)),
     ];
-    all.extend(forged_keys().into_iter().map(|(name, text)| (name, csr(text))));
+    let texts = forged_keys().into_iter().chain(greedy_csrs());
+    all.extend(texts.map(|(name, text)| (name, csr(text))));
     all
 }
 
@@ -309,15 +345,12 @@ async fn every_forged_request_is_refused_for_its_own_reason() {
 #[tokio::test]
 async fn a_leaf_has_the_profile_and_nothing_of_the_request_but_its_key() {
     let bench = Bench::new(plenty());
-    // A request that would like to be an authority of another name.
+    // A request with a subject of its own and rights that a server may have.
     let key = rcgen::KeyPair::generate().unwrap();
-    let mut params = rcgen::CertificateParams::new(vec!["evil.example".to_owned()]).unwrap();
-    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    params.distinguished_name.push(rcgen::DnType::CommonName, "admin");
-    params
-        .subject_alt_names
-        .push(rcgen::SanType::URI("spiffe://cluster.local/ns/kube-system/sa/admin".try_into().unwrap()));
-    let text = params.serialize_request(&key).unwrap().pem().unwrap();
+    let text = request_of(&key, |params| {
+        params.distinguished_name.push(rcgen::DnType::CommonName, "admin");
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::CodeSigning];
+    });
     let (answer, decision) = bench.ask(with(|r| (r.csr, r.validity_duration) = (text, 0))).await;
     let chain = answer.unwrap();
     assert_eq!(chain.len(), 2, "leaf and the root bundle: the root signs itself");
@@ -390,10 +423,10 @@ async fn an_authority_that_ends_soon_shortens_and_one_that_ended_refuses() {
     let authority = Authority::new("cluster.local", files, ttl, now).unwrap();
     let key = PublicKey::from_csr_pem(&good_csr()).unwrap();
     let end = authority.not_after();
-    let issued = authority.issue(&key, &web(), 3600, end - Duration::from_secs(60)).unwrap();
+    let issued = authority.issue(&key, &web(), &[], 3600, end - Duration::from_secs(60)).unwrap();
     assert_eq!(issued.not_after, end);
-    assert_eq!(authority.issue(&key, &web(), 3600, end).unwrap_err(), Refusal::SignerExpired);
-    let clamped = authority.issue(&key, &web(), 1_000_000, now).unwrap();
+    assert_eq!(authority.issue(&key, &web(), &[], 3600, end).unwrap_err(), Refusal::SignerExpired);
+    let clamped = authority.issue(&key, &web(), &[], 1_000_000, now).unwrap();
     assert!(clamped.not_after <= now + hours(24));
 }
 
@@ -418,7 +451,7 @@ fn an_intermediate_goes_out_between_leaf_and_roots() {
     let make = |files| Authority::new("cluster.local", files, ttl, now);
     let authority = make(files(&key, &format!("{root_pem}{other_root}"))).unwrap();
     let public = PublicKey::from_csr_pem(&good_csr()).unwrap();
-    let entries = authority.issue(&public, &web(), 0, now).unwrap().chain.into_entries();
+    let entries = authority.issue(&public, &web(), &[], 0, now).unwrap().chain.into_entries();
     assert_eq!(entries.len(), 3);
     assert_eq!(entries[2].matches("BEGIN CERTIFICATE").count(), 2, "all roots in the one last entry");
     assert_eq!(entries[1].matches("BEGIN CERTIFICATE").count(), 1);

@@ -44,10 +44,12 @@ impl TokenFile {
                     namespace: t.namespace,
                     service_account: t.service_account,
                     node: t.node,
+                    pod: None,
                     may: match t.may_impersonate {
                         Mayhap::Node => MayIssue::PodsOfItsNode,
                         Mayhap::None => MayIssue::Itself,
                     },
+                    names: Vec::new(),
                 };
                 (digest(&SHA256, t.token.as_bytes()).as_ref().to_vec(), caller)
             });

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
+pub(crate) use self::show::titled;
 use lab::{Lab, LabError, Options, Place, Spec};
 
 /// A laboratory on this machine.

@@ -1,6 +1,15 @@
 //! `culvert`: the command line.
 
+mod chart;
+mod check;
+mod cluster;
+mod config;
+mod enroll;
+mod forward;
+mod install;
 mod lab;
+mod manifest;
+mod status;
 
 use std::process::ExitCode;
 
@@ -16,8 +25,24 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Is the cluster fit for Culvert, and is Culvert well?
+    Check(check::CheckCommand),
+    /// What the control plane wants, and what each node proxy has.
+    Config(config::ConfigCommand),
+    /// Take a namespace into the mesh, after a look at what would break.
+    Enroll(enroll::Enroll),
+    /// Install or update Culvert in a cluster.
+    Install(install::Install),
     /// A laboratory on this machine: nodes and pods as network namespaces, with faults.
     Lab(lab::LabCommand),
+    /// What `culvert install` makes, without making it.
+    Manifest(manifest::ManifestCommand),
+    /// Show the nodes, and every pod that is or should be in the mesh.
+    Status(status::StatusCommand),
+    /// Take a namespace out of the mesh.
+    Unenroll(enroll::Unenroll),
+    /// Take Culvert out of a cluster; nothing of it is left.
+    Uninstall(install::Uninstall),
     /// Print the version.
     Version,
 }
@@ -29,7 +54,15 @@ fn main() -> ExitCode {
         return ::lab::run_helper(args);
     }
     match Cli::parse().command {
+        Command::Check(command) => cluster::run(check::run(command)),
+        Command::Config(command) => cluster::run(config::run(command)),
+        Command::Enroll(command) => cluster::run(enroll::enroll(command)),
+        Command::Install(command) => cluster::run(install::install(command)),
         Command::Lab(command) => lab::run(command),
+        Command::Manifest(command) => manifest::run(command),
+        Command::Status(command) => cluster::run(status::run(command)),
+        Command::Unenroll(command) => cluster::run(enroll::unenroll(command)),
+        Command::Uninstall(command) => cluster::run(install::uninstall(command)),
         Command::Version => {
             println!("culvert {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS

@@ -1,17 +1,11 @@
-//! The node agent. It decides which pods are captured, owns the redirector's programs and pins, and hands pods to the
-//! node proxy. This version takes its pods from a file.
-
-mod agent;
-mod app;
-mod config;
-mod status;
+//! `culvert-node`: the node agent as a program.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-
-use crate::config::Config;
+use node::app;
+use node::config::Config;
 
 #[derive(Parser)]
 #[command(name = "culvert-node", version, about = "Culvert's node agent")]
@@ -22,7 +16,8 @@ struct Args {
     /// Only say whether the configuration is right.
     #[arg(long)]
     check: bool,
-    /// Takes all capture away from this node: programs, maps, rules. Pods then talk in clear.
+    /// Takes all capture away from this node: programs, maps, rules, and on Kubernetes the CNI plug-in and the pods'
+    /// annotations. Pods then talk in clear. Stop the agent first.
     #[arg(long)]
     unload: bool,
 }

@@ -53,7 +53,20 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     (
         "ztunnel",
-        &["chassis", "directory", "dns", "document", "hbone", "identity", "mesh", "net", "policy", "telemetry", "xds", "zds"],
+        &[
+            "chassis",
+            "directory",
+            "dns",
+            "document",
+            "hbone",
+            "identity",
+            "mesh",
+            "net",
+            "policy",
+            "telemetry",
+            "xds",
+            "zds",
+        ],
     ),
     // Tools.
     ("bench", &["lab"]),

@@ -1,6 +1,7 @@
 //! House rules and generated files, as a program: `cargo xtask <task>`.
 
 mod edges;
+mod image;
 mod sizes;
 
 use std::path::PathBuf;
@@ -20,12 +21,25 @@ struct Args {
 enum Task {
     /// Checks the arrows between crates, and the sizes of files and functions.
     Tidy,
+    /// Makes container images of built programs, as archives.
+    Image(image::ImageArgs),
 }
 
 fn main() -> ExitCode {
     match Args::parse().task {
         Task::Tidy => report(tidy()),
+        Task::Image(args) => match workspace().and_then(|root| image::make(&args, &root)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("image: {error:#}");
+                ExitCode::FAILURE
+            }
+        },
     }
+}
+
+fn workspace() -> Result<PathBuf> {
+    Ok(PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().context("xtask has no parent folder")?.to_owned())
 }
 
 fn report(found: Result<Vec<String>>) -> ExitCode {
@@ -50,7 +64,7 @@ fn report(found: Result<Vec<String>>) -> ExitCode {
 
 /// Every broken rule, as a line that names the place and the remedy.
 fn tidy() -> Result<Vec<String>> {
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().context("xtask has no parent folder")?.to_owned();
+    let root = workspace()?;
     let mut faults = edges::check(&root)?;
     faults.extend(sizes::check(&root)?);
     Ok(faults)

@@ -11,12 +11,13 @@ use chassis::readiness::Gate;
 use chassis::{Drain, Server, Signals};
 use identity::channel::ChannelConfig;
 use identity::{GrpcSigner, GrpcSignerConfig, Manager};
-use telemetry::{AccessLog, LineWriter, LogConfig, LogFormat, Sampler, Telemetry, Tracing, TracingConfig};
+use telemetry::{AccessLog, LineWriter, LogConfig, LogFormat, LogHandle, Sampler, Telemetry, Tracing, TracingConfig};
 use tokio::sync::mpsc;
 
 use crate::budget::Limits;
 use crate::config::{self, Config};
 use crate::discovery::Follower;
+use crate::dns::Names;
 use crate::here::Shared;
 use crate::pods::{Keeper, Pods};
 use crate::world::World;
@@ -42,14 +43,7 @@ async fn serve(config: Config) -> Result<()> {
     let ports = Ports::bind(&config)?;
     let drain = Drain::new();
     let gate = Gate::new();
-    let telemetry = Telemetry::new(telemetry::Config {
-        access: Some(AccessLog::new(&log)),
-        tracing: tracing.clone(),
-        policy_info: config.log.policy_info,
-        ..telemetry::Config::default()
-    });
-    telemetry.metrics().build_info("ztunnel", env!("CARGO_PKG_VERSION"));
-    telemetry.metrics().process();
+    let telemetry = sinks(&config, &log, tracing.clone());
     let pods = Arc::new(Pods::default());
     let shared = Arc::new(Shared {
         pods: pods.clone(),
@@ -58,13 +52,19 @@ async fn serve(config: Config) -> Result<()> {
         identities: identities(&config)?,
         telemetry: telemetry.clone(),
         drain: drain.signal(),
+        names: Names::new(&config, &telemetry).context("`dns`")?.map(Arc::new),
         config: config.clone(),
     });
     // In force before the first handshake.
     let revoked = config.crl_file.as_deref().map(|path| crl::Lists::open(path, &shared.identities)).transpose()?;
     let (senders, mut workers) = workers(&shared)?;
-    let keeper =
-        Keeper { shared: shared.clone(), pods: pods.clone(), workers: senders.clone(), limits: limits(&config) };
+    let keeper = Keeper {
+        shared: shared.clone(),
+        pods: pods.clone(),
+        workers: senders.clone(),
+        limits: limits(&config),
+        certified: gate.condition("certificates of the pods"),
+    };
     let handed_over = gate.condition("pods from the node agent");
     let follower = Follower { shared: shared.clone(), workers: senders, synced: gate.condition("discovery") };
     tracing::info!(node = %config.node, workers = workers.len(), "node proxy starts");
@@ -142,7 +142,21 @@ fn limits(config: &Config) -> Limits {
     Limits {
         connections: config.pod_limits.connections.unwrap_or(standard.connections),
         handshakes: config.pod_limits.handshakes.unwrap_or(standard.handshakes),
+        lookups: config.pod_limits.lookups.unwrap_or(standard.lookups),
     }
+}
+
+/// Where records go.
+fn sinks(config: &Config, log: &LogHandle, tracing: Option<Tracing>) -> Telemetry {
+    let telemetry = Telemetry::new(telemetry::Config {
+        access: Some(AccessLog::new(log)),
+        tracing,
+        policy_info: config.log.policy_info,
+        ..telemetry::Config::default()
+    });
+    telemetry.metrics().build_info("ztunnel", env!("CARGO_PKG_VERSION"));
+    telemetry.metrics().process();
+    telemetry
 }
 
 /// The exporter of spans, if one is wanted.
@@ -164,7 +178,7 @@ fn tracing(config: &Config) -> Result<Option<Tracing>> {
     Tracing::start(&tracing, None).map(Some).context("traces")
 }
 
-fn log(config: &Config, tracing: Option<&Tracing>) -> Result<telemetry::LogHandle> {
+fn log(config: &Config, tracing: Option<&Tracing>) -> Result<LogHandle> {
     let writer = LineWriter::stdout().context("no thread for the log")?;
     let format = match config.log.format {
         config::LogFormat::Json => LogFormat::Json,

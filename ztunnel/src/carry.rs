@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use hbone::TunnelStream;
+use identity::Peer;
 use mesh::{Direction, Outcome};
 use net::relay::{Ended, IntoEnd, Progress, Side, TcpEnd, relay};
 use net::socket;
@@ -12,6 +13,7 @@ use policy::{Permit, Subject, Verdict};
 use telemetry::{Meter, Record};
 use tokio::net::TcpStream;
 
+use crate::bond;
 use crate::here::Here;
 use crate::judge;
 use crate::pod::Pod;
@@ -45,7 +47,7 @@ pub(crate) async fn carry(
     record: &mut Record,
     permit: Option<Permit>,
 ) -> Outcome {
-    let guard = permit.map(|permit| Guard { permit, pod: here.pod.clone() });
+    let guard = permit.map(|permit| Guard { permit, pod: here.pod.clone(), certificates: Vec::new() });
     let progress = Arc::new(Progress::new());
     open(record, &progress, record.facts().direction == Direction::Outbound);
     let app = TcpEnd::new(app);
@@ -80,6 +82,8 @@ pub(crate) fn open(record: &mut Record, progress: &Arc<Progress>, first_is_sourc
 pub(crate) struct Guard {
     pub(crate) permit: Permit,
     pub(crate) pod: Arc<Pod>,
+    /// Certificates that the connection rests on, where no tunnel of its own ends when one is revoked.
+    pub(crate) certificates: Vec<Peer>,
 }
 
 /// The relay's own counters, read as from source to destination.
@@ -143,8 +147,19 @@ async fn cut(here: &Here, guard: Option<&Guard>) -> Cut {
             None => pending().await,
         }
     };
+    let revoked = async {
+        match guard.filter(|guard| !guard.certificates.is_empty()) {
+            // Boxed: only connections within a node have it.
+            Some(guard) => {
+                let lists = here.shared.identities.revocations();
+                Box::pin(bond::until_revoked(lists, guard.certificates.clone())).await;
+            }
+            None => pending().await,
+        }
+    };
     tokio::select! {
         () = here.pod.gone() => (Outcome::PodGone, None),
+        () = revoked => (Outcome::CertRevoked, None),
         () = other_gone => (Outcome::PodGone, None),
         () = here.shared.drain.forced() => (Outcome::Drained, None),
         denial = withdrawn => (Outcome::PolicyWithdrawn, Some(denial)),
@@ -153,7 +168,7 @@ async fn cut(here: &Here, guard: Option<&Guard>) -> Cut {
 
 /// Resolves when policy does not allow the connection any more.
 async fn withdrawn(world: &World, guard: &Guard) -> policy::Denial {
-    let Guard { permit, pod } = guard;
+    let Guard { permit, pod, .. } = guard;
     let mut changes = world.verdicts();
     loop {
         // A workload that discovery has dropped is judged as it was: its pod is about to go, or discovery is behind.

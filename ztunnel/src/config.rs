@@ -83,9 +83,34 @@ pub(crate) struct Config {
     /// Listen on IPv6 too.
     #[serde(default = "defaults::yes")]
     pub(crate) ipv6: bool,
+    /// Look-ups of names.
+    #[serde(default)]
+    pub(crate) dns: Dns,
     /// What one pod may use at a time.
     #[serde(default)]
     pub(crate) pod_limits: PodLimits,
+}
+
+/// Look-ups of names by pods.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct Dns {
+    /// Answer captured look-ups of the mesh's names, and send others on. Off: no look-up is touched; the node agent must
+    /// not capture any then.
+    #[serde(default = "defaults::yes")]
+    pub(crate) enabled: bool,
+    /// The cluster's domain.
+    #[serde(default = "defaults::cluster_domain")]
+    pub(crate) cluster_domain: String,
+    /// Namespace that wins when a host name is in several: behind the client's own and the canonical one.
+    #[serde(default)]
+    pub(crate) preferred_service_namespace: Option<String>,
+}
+
+impl Default for Dns {
+    fn default() -> Self {
+        Self { enabled: true, cluster_domain: defaults::cluster_domain(), preferred_service_namespace: None }
+    }
 }
 
 /// The pod that the proxy runs in. The control plane compares the namespace with that of our token (discovery.md 1).
@@ -214,6 +239,9 @@ pub(crate) struct PodLimits {
     /// TLS handshakes.
     #[serde(default)]
     pub(crate) handshakes: Option<usize>,
+    /// Look-ups of names that wait for a server.
+    #[serde(default)]
+    pub(crate) lookups: Option<usize>,
 }
 
 impl Config {
@@ -275,6 +303,13 @@ impl Check for Config {
                 );
             }
         }
+        if let Err(error) = crate::dns::settings(self) {
+            let field = match &error {
+                dns::SettingsError::Domain(_) => "/dns/clusterDomain",
+                dns::SettingsError::Namespace(_) => "/dns/preferredServiceNamespace",
+            };
+            report.at(field).mistake(error.to_string(), "use letters, digits and hyphens, such as cluster.local");
+        }
         if self.workers == Some(0) {
             report.at("/workers").mistake("0 workers carry no connection", "use 1 or more, or leave it out");
         }
@@ -323,6 +358,10 @@ mod defaults {
     pub(super) fn sampling() -> f64 {
         // Istio's PILOT_TRACE_SAMPLING (telemetry.md 4).
         0.01
+    }
+
+    pub(super) fn cluster_domain() -> String {
+        "cluster.local".to_owned()
     }
 
     pub(super) fn yes() -> bool {

@@ -1,5 +1,7 @@
 //! New tunnels: TCP from inside the pod, then TLS with the pod's certificate.
 
+use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,6 +13,7 @@ use telemetry::Record;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::bond::{Certificates, Revocable};
 use crate::here::Shared;
 use crate::outbound::CONNECT;
 use crate::pod::Pod;
@@ -33,6 +36,8 @@ pub(crate) enum DialError {
     Config(#[from] identity::ConfigError),
     #[error("no certificate for the workload: {0}")]
     Identity(#[from] identity::Unavailable),
+    #[error("our own certificate: {0}")]
+    Own(#[from] identity::SpiffeFault),
     #[error("the peer did not finish its TLS handshake within {TLS:?}")]
     Slow,
     #[error("TLS: {0}")]
@@ -40,7 +45,7 @@ pub(crate) enum DialError {
 }
 
 impl Dial for PodDialer {
-    type Io = SecureStream<TcpStream>;
+    type Io = Revocable<SecureStream<TcpStream>>;
     type Error = DialError;
 
     async fn dial(&self, key: &PoolKey) -> Result<Dialled<Self::Io>, DialError> {
@@ -53,7 +58,11 @@ impl Dial for PodDialer {
         let config = certificate.client_config(&key.expected)?;
         let (io, peer) = timeout(TLS, stream::connect(tcp, config)).await.map_err(|_| DialError::Slow)??;
         let timings = DialTimings { connect: connected - began, tls: connected.elapsed() };
-        Ok(Dialled { io, peer: peer.identity, timings })
+        let ours = certificate.peer()?;
+        let bond = Certificates { ours, theirs: peer, revocations: self.shared.identities.revocations() };
+        // Without a file of revoked certificates nothing is ever revoked, and nobody has to be asked at every read.
+        let end = self.shared.config.crl_file.as_ref().map(|_| Box::pin(bond.until_revoked()) as Pin<Box<_>>);
+        Ok(Dialled { io: Revocable::new(io, end), bond: Rc::new(bond), timings })
     }
 }
 
@@ -71,7 +80,7 @@ pub(crate) fn open_outcome(error: &OpenError<DialError>, record: &mut Record) ->
         OpenError::Closed => Outcome::TunnelLost,
         OpenError::Dial(dial) => match &**dial {
             DialError::Connect(connect) => of_connect(connect),
-            DialError::Config(_) | DialError::Identity(_) => Outcome::IdentityUnavailable,
+            DialError::Config(_) | DialError::Identity(_) | DialError::Own(_) => Outcome::IdentityUnavailable,
             DialError::Slow | DialError::Tls(_) => Outcome::TlsFailed,
         },
         OpenError::Handshake(_) => Outcome::H2HandshakeFailed,

@@ -21,7 +21,7 @@ use std::time::Duration;
 use document::Span;
 use telemetry::TracingConfig;
 
-use crate::config::{Config, Log, LogFormat, OwnPod, PodLimits, SameNode, UnknownPod};
+use crate::config::{Config, Dns, Log, LogFormat, OwnPod, PodLimits, SameNode, UnknownPod};
 pub(crate) use environment::Environment;
 use environment::Reader;
 use proxy_config::ProxyConfig;
@@ -100,6 +100,7 @@ pub(crate) fn from_env(environment: &Environment, cpus: usize) -> Result<Config,
         admin: (Ipv4Addr::LOCALHOST, proxy.proxy_admin_port.unwrap_or(15000)).into(),
         metrics,
         ready: any(15021),
+        dns: dns(&mut reader),
         drain: drain(&mut reader, &proxy),
         crl_file: reader.text("CRL_PATH").map(PathBuf::from),
         packet_mark: Some(mark(&mut reader)),
@@ -136,6 +137,31 @@ fn otel(reader: &mut Reader<'_>) -> Option<TracingConfig> {
             None
         }
     }
+}
+
+fn dns(reader: &mut Reader<'_>) -> Dns {
+    // Istio's proxy looks for the flag in the node's metadata too.
+    let [own, metadata] = ["DNS_CAPTURE", "ISTIO_META_DNS_CAPTURE"].map(|name| reader.flag(name));
+    let here = ["localhost:15053", "127.0.0.1:15053", "[::1]:15053"];
+    reader.parsed("DNS_PROXY_ADDR", "leave it out: Istio's capture rules lead to localhost:15053", |text| {
+        here.contains(&text).then_some(())
+    });
+    let standard = Dns::default();
+    let mut made = Dns {
+        enabled: own.or(metadata).unwrap_or(false),
+        cluster_domain: reader.text("CLUSTER_DOMAIN").unwrap_or(standard.cluster_domain.clone()),
+        preferred_service_namespace: reader.text("PREFERED_SERVICE_NAMESPACE"),
+    };
+    let checked = ::dns::Settings::new(&made.cluster_domain, made.preferred_service_namespace.as_deref());
+    if let Err(error) = checked {
+        let variable = match &error {
+            ::dns::SettingsError::Domain(_) => "CLUSTER_DOMAIN",
+            ::dns::SettingsError::Namespace(_) => "PREFERED_SERVICE_NAMESPACE",
+        };
+        reader.wrong(variable, error.to_string(), "use letters, digits and hyphens");
+        made = standard;
+    }
+    made
 }
 
 fn mark(reader: &mut Reader<'_>) -> u32 {

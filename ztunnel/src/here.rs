@@ -1,6 +1,6 @@
 //! What a connection's story needs at hand: the pod, the worker it runs on, and what all workers share.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 
 use crate::config::Config;
 use crate::dial::PodDialer;
+use crate::dns;
 use crate::pod::Pod;
 use crate::pods::Pods;
 use crate::world::World;
@@ -32,6 +33,8 @@ pub(crate) struct Shared {
     pub(crate) telemetry: Telemetry,
     pub(crate) drain: drain::Signal,
     pub(crate) pods: Arc<Pods>,
+    /// Look-ups of names; none when they are left alone.
+    pub(crate) names: dns::Shared,
 }
 
 impl Shared {
@@ -47,12 +50,27 @@ impl Shared {
     }
 }
 
+/// Bytes of a UDP datagram at most.
+const DATAGRAM: usize = u16::MAX as usize;
+
 /// What belongs to one worker thread.
-#[derive(Default)]
 pub(crate) struct WorkerState {
     pub(crate) buffers: Buffers,
+    /// Where datagrams are received, one at a time; never borrowed while anything is awaited.
+    pub(crate) datagram: RefCell<Vec<u8>>,
     live: Cell<usize>,
     idle: Notify,
+}
+
+impl Default for WorkerState {
+    fn default() -> Self {
+        Self {
+            buffers: Buffers::default(),
+            datagram: RefCell::new(vec![0; DATAGRAM]),
+            live: Cell::new(0),
+            idle: Notify::new(),
+        }
+    }
 }
 
 impl WorkerState {

@@ -1,12 +1,13 @@
 //! The story of a tunnel that arrives at a pod of ours, and of each stream in it:
 //! accept → handshake → (per stream: judge → connect → answer → relay → report).
 
+use std::future::pending;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use directory::{Authority, InboundTarget};
 use hbone::{Baggage, Request, ResponseHeaders, Server};
@@ -21,6 +22,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::bond;
 use crate::carry::{Far, carry};
 use crate::dial;
 use crate::here::{Here, health};
@@ -37,6 +39,8 @@ struct Tunnel {
     client: Identity,
     /// The certificate that proved it.
     shown: Peer,
+    /// When the first certificate of the two ends expires.
+    expiry: SystemTime,
     /// A second handle of the tunnel's connection, to ask the kernel for its health.
     socket: OwnedFd,
     workload: Arc<Workload>,
@@ -82,24 +86,34 @@ async fn handshake(
     let (io, shown) = accepted
         .map_err(|_| (Outcome::TlsFailed, "the peer did not finish its TLS handshake in time".to_owned()))?
         .map_err(|e| (Outcome::TlsFailed, e.to_string()))?;
-    let client = shown.identity.clone();
-    Ok((Tunnel { peer, local_ip, client, shown, socket, workload }, hbone::serve(io, here.server_limits())))
+    let (client, expiry) = (shown.identity.clone(), shown.not_after.min(certificate.not_after()));
+    Ok((Tunnel { peer, local_ip, client, shown, expiry, socket, workload }, hbone::serve(io, here.server_limits())))
 }
 
 async fn serve(here: Rc<Here>, tunnel: Rc<Tunnel>, mut server: Server) {
     let handle = server.handle();
-    let ended = async {
+    let close = async {
         tokio::select! {
-            () = here.pod.gone() => handle.close(),
-            () = here.shared.drain.draining() => {
-                handle.graceful_shutdown();
-                here.shared.drain.forced().await;
-                handle.close();
-            }
+            () = here.pod.gone() => {}
+            () = here.shared.drain.forced() => {}
             () = revoked(&here, &tunnel.shown) => {
                 tracing::warn!(client = %tunnel.client, peer = %tunnel.peer, "certificate revoked: tunnel closed");
-                handle.close();
             }
+        }
+        handle.close();
+    };
+    let retire = async {
+        tokio::select! {
+            () = here.shared.drain.draining() => {}
+            () = expired(tunnel.expiry) => tracing::debug!(peer = %tunnel.peer, "certificate expired: no new streams"),
+        }
+        handle.graceful_shutdown();
+        pending::<()>().await;
+    };
+    let ended = async {
+        tokio::select! {
+            () = close => {}
+            () = retire => {}
         }
     };
     let requests = async {
@@ -262,10 +276,13 @@ fn describe(here: &Here, tunnel: &Tunnel, request: &Request, record: &mut Record
 
 /// Resolves when the client's certificate is revoked.
 async fn revoked(here: &Here, shown: &Peer) {
-    let mut lists = here.shared.identities.revocations();
-    let named = lists.wait_for(|crl| crl.revokes(shown)).await.is_ok();
-    if !named {
-        // The manager is gone: nobody will revoke anything any more.
-        std::future::pending::<()>().await;
+    bond::until_revoked(here.shared.identities.revocations(), vec![shown.clone()]).await;
+}
+
+/// Resolves at this time of day.
+async fn expired(at: SystemTime) {
+    // Time of day may be set back meanwhile; then there is more to wait for.
+    while let Ok(left) = at.duration_since(SystemTime::now()) {
+        tokio::time::sleep(left).await;
     }
 }

@@ -3,6 +3,7 @@
 
 mod admin;
 mod app;
+mod bond;
 mod budget;
 mod carry;
 mod config;
@@ -11,6 +12,7 @@ mod control_plane;
 mod crl;
 mod dial;
 mod discovery;
+mod dns;
 mod dropin;
 mod here;
 mod inbound;

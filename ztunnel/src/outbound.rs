@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use directory::{Query, Route, Unresolved};
-use hbone::{Baggage, Head, Headers, Opened, PoolKey};
+use hbone::{Baggage, Bond, Head, Headers, Opened, PoolKey};
 use mesh::{Direction, Identity, OriginalDst, Outcome, PeerAddr, Service, Workload};
 use net::socket::{self, ConnectOptions};
 use telemetry::{Phase, Record};
@@ -16,6 +16,7 @@ use tokio::net::TcpStream;
 use crate::carry::{Far, carry};
 use crate::config::{SameNode, UnknownPod};
 use crate::dial;
+use crate::dns;
 use crate::here::Here;
 use crate::same_node::{self, Near, Wanted};
 
@@ -23,7 +24,7 @@ use crate::same_node::{self, Near, Wanted};
 pub(crate) const CONNECT: Duration = Duration::from_secs(10);
 
 /// Carries one captured connection to its end.
-pub(crate) async fn outbound(here: Rc<Here>, app: TcpStream) {
+pub(crate) async fn outbound(here: Rc<Here>, mut app: TcpStream) {
     let (Ok(peer), Ok(original)) = (socket::peer(&app), here.original_dst(&app)) else {
         tracing::debug!(pod = %here.pod.uid(), "the application left before its connection was looked at");
         return;
@@ -33,6 +34,10 @@ pub(crate) async fn outbound(here: Rc<Here>, app: TcpStream) {
         socket::abort(app);
         return record.finish(Outcome::BudgetExhausted);
     };
+    // Boxed: a rare way, which would make every connection's future larger.
+    if dns::is_query(&here, original) && Box::pin(dns::answer_tcp(&here, &mut app)).await {
+        return record.finish(Outcome::Closed);
+    }
     let joined = match join(&here, peer, original, &mut record).await {
         Ok(joined) => joined,
         // The application's connect() has already succeeded: a reset is the only honest way to say no.
@@ -52,7 +57,11 @@ pub(crate) async fn outbound(here: Rc<Here>, app: TcpStream) {
     let (actual, protocol) = (joined.actual.to_string(), joined.far.protocol());
     let _entry = here.pod.enter(Direction::Outbound, peer.0, original.to_string(), actual, protocol);
     let outcome = carry(&here, app, joined.far, &mut record, None).await;
-    record.finish(outcome);
+    let revoked = outcome == Outcome::TunnelLost && joined.bond.is_some_and(|bond| bond.is_broken());
+    if revoked {
+        record.error("a certificate of the tunnel was revoked");
+    }
+    record.finish(if revoked { Outcome::CertRevoked } else { outcome });
 }
 
 /// A connection whose other side is up.
@@ -67,6 +76,8 @@ enum Joined {
 struct FarJoined {
     actual: SocketAddr,
     far: Far,
+    /// What the tunnel rests on; none without one.
+    bond: Option<Rc<dyn Bond>>,
 }
 
 /// Everything between accept and relay.
@@ -159,7 +170,7 @@ async fn plain(here: &Here, to: SocketAddr, record: &mut Record) -> Result<Joine
     record.trace_context();
     let options = ConnectOptions { to, source: None, mark: here.shared.egress_mark(), timeout: CONNECT };
     let stream = socket::connect(Some(here.pod.netns()), &options).await.map_err(|e| dial::outcome(&e, record))?;
-    Ok(Joined::Far(FarJoined { actual: to, far: Far::Plain(stream) }))
+    Ok(Joined::Far(FarJoined { actual: to, far: Far::Plain(stream), bond: None }))
 }
 
 /// The next hop of a tunnelled connection.
@@ -208,8 +219,8 @@ async fn through(
     let opened = here.pool.open(&key, &head).await.map_err(|e| dial::open_outcome(&e, record))?;
     phases(&opened, began, record);
     record.mutual_tls();
-    record.destination_identity(opened.peer);
-    Ok(Joined::Far(FarJoined { actual: hop.tunnel.0, far: Far::Tunnel(opened.stream) }))
+    record.destination_identity(opened.bond.peer().clone());
+    Ok(Joined::Far(FarJoined { actual: hop.tunnel.0, far: Far::Tunnel(opened.stream), bond: Some(opened.bond) }))
 }
 
 /// Writes what the pool measured into the record.

@@ -1,15 +1,17 @@
 //! The pods of this node: taken from the node agent, given to the workers.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use chassis::readiness::Condition;
 use mesh::Workload;
 use net::netns::NetNs;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use zds::proxy::{Client, Event};
 
 use crate::budget::{Budget, Limits};
@@ -20,6 +22,14 @@ use crate::worker::Command;
 /// How long the acknowledgement of a snapshot waits for certificates: a new generation takes over when it is ready, and
 /// the agent waits 5 s for an acknowledgement (cni-zds.md 2).
 const SETTLE: Duration = Duration::from_secs(4);
+
+/// How long readiness waits for the first certificates. A new generation that gets none must not look ready at once, or a
+/// rollout would go on to the next node; and an authority that stays away must not make every restarted proxy look
+/// broken, since its pods' connections wait for certificates by themselves. Six tries of whoever asks in vain.
+const FIRST_CERTIFICATES: Duration = Duration::from_secs(30);
+
+/// Between looks at certificates that were refused: well below the 5 s in which the manager asks again.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 impl From<zds::WorkloadInfo> for PodInfo {
     fn from(info: zds::WorkloadInfo) -> Self {
@@ -60,6 +70,8 @@ pub(crate) struct Keeper {
     pub(crate) pods: Arc<Pods>,
     pub(crate) workers: Vec<mpsc::UnboundedSender<Command>>,
     pub(crate) limits: Limits,
+    /// Met once: when the pods of the first snapshot have certificates, or have waited for long enough.
+    pub(crate) certified: Condition,
 }
 
 impl Keeper {
@@ -67,6 +79,7 @@ impl Keeper {
     pub(crate) async fn run(&self, mut client: Client, synced: impl Fn(bool)) {
         // Pods named since the last connection: what a snapshot leaves out is gone.
         let mut named: Vec<Arc<str>> = Vec::new();
+        let mut first = true;
         loop {
             match client.next().await {
                 Event::Add { uid, info, ack, .. } if info.name.is_empty() || info.namespace.is_empty() => {
@@ -98,6 +111,14 @@ impl Keeper {
                     self.settle().await;
                     ack.ok();
                     synced(true);
+                    if std::mem::take(&mut first) {
+                        let (shared, pods, certified) =
+                            (self.shared.clone(), self.pods.clone(), self.certified.clone());
+                        tokio::spawn(async move {
+                            first_certificates(&shared, &pods, FIRST_CERTIFICATES).await;
+                            certified.met();
+                        });
+                    }
                 }
                 Event::Connected => named.clear(),
                 Event::Disconnected(reason) => {
@@ -120,9 +141,11 @@ impl Keeper {
             self.remove(&uid);
         }
         let pod = Arc::new(Pod::new(uid.clone(), info, netns, Budget::new(self.limits)));
-        for worker in &self.workers {
+        let for_names = self.for_names(&uid);
+        for (index, worker) in self.workers.iter().enumerate() {
             let (answer, done) = oneshot::channel();
-            let sent = worker.send(Command::Add(pod.clone(), answer)).is_ok();
+            let add = Command::Add { pod: pod.clone(), names: index == for_names, answer };
+            let sent = worker.send(add).is_ok();
             let lost = || io::Error::other("a worker has ended");
             let result = if sent { done.await.unwrap_or_else(|_| Err(lost())) } else { Err(lost()) };
             if let Err(error) = result {
@@ -136,6 +159,14 @@ impl Keeper {
             self.shared.identities.prefetch(&identity);
         }
         Ok(())
+    }
+
+    /// The worker that serves a pod's look-ups: any, as long as pods spread over all.
+    fn for_names(&self, uid: &str) -> usize {
+        let mut hasher = DefaultHasher::new();
+        uid.hash(&mut hasher);
+        // Fewer workers than 2^32: the remainder fits.
+        (hasher.finish() % self.workers.len().max(1) as u64) as usize
     }
 
     fn remove(&self, uid: &Arc<str>) {
@@ -161,7 +192,7 @@ impl Keeper {
         }
     }
 
-    /// Waits until every pod has its certificate, for at most [`SETTLE`].
+    /// Waits until every pod has its certificate or was refused one, for at most [`SETTLE`]: as long as the agent waits.
     async fn settle(&self) {
         let all = async {
             for pod in self.pods.all() {
@@ -177,3 +208,27 @@ impl Keeper {
         }
     }
 }
+
+/// Waits until every pod that discovery knows has a certificate, or until patience is over.
+async fn first_certificates(shared: &Shared, pods: &Pods, patience: Duration) {
+    let without = || {
+        let known = pods.all().into_iter().filter_map(|pod| shared.world.local_now(&pod)?.identity().ok());
+        known.filter(|identity| !matches!(shared.identities.held(identity), Some(Ok(_)))).collect::<Vec<_>>()
+    };
+    let all = async {
+        while let Some(identity) = without().first() {
+            if let Err(error) = shared.identities.certificate(identity).await {
+                tracing::debug!(%identity, %error, "no certificate yet");
+                sleep(LOOK_AGAIN).await;
+            }
+        }
+    };
+    if timeout(patience, all).await.is_err() {
+        let missing = without().iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        tracing::warn!(missing, "ready without certificates; connections of these workloads wait for them");
+    }
+}
+
+#[cfg(test)]
+#[path = "pods_tests.rs"]
+mod tests;

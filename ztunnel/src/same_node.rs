@@ -7,8 +7,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use identity::Certificate;
-use mesh::{AppAddr, Direction, Identity, Outcome, PeerAddr, Service, Workload};
+use identity::Peer;
+use mesh::{AppAddr, Direction, Outcome, PeerAddr, Service, Workload};
 use net::relay::{Progress, TcpEnd};
 use net::socket::{self, ConnectOptions};
 use policy::Connection;
@@ -82,14 +82,14 @@ async fn checked(
     let client = valid(here, source, ours).await?;
     let server = valid(here, &wanted.workload, ours).await?;
     for record in [&mut *ours, &mut *theirs] {
-        record.source_identity(client.clone());
-        record.destination_identity(server.clone());
+        record.source_identity(client.identity.clone());
+        record.destination_identity(server.identity.clone());
     }
     theirs.enter(Phase::Policy);
     // The pod's own address: what its application has bound its socket to proves nothing.
     let source_ip = own_address(source, wanted).unwrap_or(wanted.peer.ip());
     let connection = Connection {
-        source: Some(client),
+        source: Some(client.identity.clone()),
         source_ip,
         destination_ip: wanted.authority.ip(),
         destination_port: wanted.authority.port(),
@@ -104,11 +104,11 @@ async fn checked(
         timeout: CONNECT,
     };
     let app = socket::connect(Some(pod.netns()), &options).await.map_err(|e| dial::outcome(&e, ours))?;
-    Ok((app, app_addr, Guard { permit, pod }))
+    Ok((app, app_addr, Guard { permit, pod, certificates: vec![client, server] }))
 }
 
-/// The identity of one end, if its certificate is valid and not revoked.
-async fn valid(here: &Here, workload: &Workload, record: &mut Record) -> Result<Identity, Outcome> {
+/// The certificate of one end, if it is valid and not revoked.
+async fn valid(here: &Here, workload: &Workload, record: &mut Record) -> Result<Peer, Outcome> {
     let mut fail = |outcome: Outcome, why: String| {
         record.error(why);
         outcome
@@ -116,15 +116,12 @@ async fn valid(here: &Here, workload: &Workload, record: &mut Record) -> Result<
     let unavailable = Outcome::IdentityUnavailable;
     let identity = workload.identity().map_err(|e| fail(unavailable, e.to_string()))?;
     let held = here.shared.identities.certificate(&identity).await.map_err(|e| fail(unavailable, e.to_string()))?;
-    match revoked(here, &held) {
-        Ok(false) => Ok(identity),
-        Ok(true) => Err(fail(Outcome::CertRevoked, format!("the certificate of {identity} is revoked"))),
-        Err(e) => Err(fail(unavailable, e.to_string())),
+    let certificate = held.peer().map_err(|e| fail(unavailable, e.to_string()))?;
+    let revoked = here.shared.identities.revocations().borrow().revokes(&certificate);
+    if revoked {
+        return Err(fail(Outcome::CertRevoked, format!("the certificate of {identity} is revoked")));
     }
-}
-
-fn revoked(here: &Here, certificate: &Certificate) -> Result<bool, identity::SpiffeFault> {
-    Ok(here.shared.identities.revocations().borrow().revokes(&certificate.peer()?))
+    Ok(certificate)
 }
 
 fn own_address(source: &Workload, wanted: &Wanted) -> Option<IpAddr> {

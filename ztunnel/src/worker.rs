@@ -15,6 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 
+use crate::dns::{self, Listening};
 use crate::here::{Here, Shared, WorkerState};
 use crate::inbound::inbound;
 use crate::outbound::outbound;
@@ -33,7 +34,12 @@ const EXHAUSTED: Duration = Duration::from_millis(50);
 /// What the pod keeper tells a worker.
 pub(crate) enum Command {
     /// Listen for this pod, and say how it went.
-    Add(Arc<Pod>, oneshot::Sender<io::Result<()>>),
+    Add {
+        pod: Arc<Pod>,
+        /// Whether this worker is the one that serves the pod's look-ups over UDP.
+        names: bool,
+        answer: oneshot::Sender<io::Result<()>>,
+    },
     /// These workloads do not exist any more: no new stream on their tunnels.
     Evict(Arc<[Arc<str>]>),
     /// Forget the pod with this uid.
@@ -53,9 +59,9 @@ pub(crate) async fn work(shared: Arc<Shared>, mut commands: mpsc::UnboundedRecei
         };
         let Some(command) = command else { return };
         match command {
-            Command::Add(pod, answer) => {
+            Command::Add { pod, names, answer } => {
                 let here = Rc::new(Here::new(shared.clone(), state.clone(), pod.clone()));
-                let done = listen(&here);
+                let done = listen(&here, names);
                 if done.is_ok() {
                     pods.insert(pod.uid().clone(), here);
                 }
@@ -83,10 +89,20 @@ async fn drained(shared: &Shared, state: &WorkerState) {
     state.idle().await;
 }
 
-/// Opens this worker's listeners inside the pod. All three, or none.
-fn listen(here: &Rc<Here>) -> io::Result<()> {
+/// Opens this worker's listeners inside the pod. All, or none.
+fn listen(here: &Rc<Here>, names: bool) -> io::Result<()> {
     let [out, plain, tunnels] = [OUTBOUND, PLAINTEXT, HBONE].map(|port| open(here, port));
     let (out, plain, tunnels) = (out?, plain?, tunnels?);
+    for listening in if names { dns::listen(here)? } else { Vec::new() } {
+        match listening {
+            Listening::Tcp(listener) => {
+                tokio::task::spawn_local(accept(here.clone(), listener, dns::redirected_tcp));
+            }
+            Listening::Udp(socket) => {
+                tokio::task::spawn_local(dns::serve_udp(here.clone(), socket));
+            }
+        }
+    }
     tokio::task::spawn_local(accept(here.clone(), out, outbound));
     tokio::task::spawn_local(accept(here.clone(), plain, plaintext));
     tokio::task::spawn_local(accept(here.clone(), tunnels, inbound));

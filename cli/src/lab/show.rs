@@ -46,7 +46,7 @@ fn agent(status: &Status) -> &'static str {
     if status.processes.iter().any(|p| p.name.ends_with("/agent")) { "answers" } else { "none" }
 }
 
-fn titled(columns: &[&str]) -> Table {
+pub(crate) fn titled(columns: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(columns);
     table

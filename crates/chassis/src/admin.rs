@@ -3,6 +3,7 @@
 mod builtin;
 mod flows;
 mod message;
+mod profile;
 mod router;
 mod serve;
 

@@ -17,12 +17,13 @@ pub fn default_path(program: &str) -> PathBuf {
     PathBuf::from(format!("/etc/culvert/{program}.yaml"))
 }
 
-/// Reads the document, or prints every mistake to standard error and gives the status to exit with.
+/// Reads the document, or prints every mistake to standard error and gives the status to exit with. `${NAME}` in a text
+/// stands for the variable of the environment: one document serves every node. Nothing else reads the environment.
 ///
 /// # Errors
 /// The exit status, when there are mistakes. They are printed already.
 pub fn load<T: DeserializeOwned + JsonSchema + Check>(path: &Path) -> Result<T, ExitCode> {
-    document::load(path).map_err(|mistakes| {
+    document::load_with(path, |name| std::env::var(name).ok()).map_err(|mistakes| {
         report(&mistakes, &mut std::io::stderr());
         ExitCode::from(EX_CONFIG)
     })

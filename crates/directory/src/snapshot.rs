@@ -32,6 +32,7 @@ pub struct Snapshot {
     by_vip: OrdMap<(NetworkAddress, Text), Arc<Service>>,
     /// Network and block.
     by_cidr: OrdMap<((Text, Cidr), Text), Arc<Service>>,
+    /// Host name in lower case, and key.
     by_hostname: OrdMap<(Text, Text), Arc<Service>>,
 }
 
@@ -97,7 +98,7 @@ impl Snapshot {
         for vip in &service.cidr_vips {
             self.by_cidr.insert(((vip.network.clone(), vip.cidr), key.clone()), service.clone());
         }
-        self.by_hostname.insert((service.hostname.clone(), key.clone()), service.clone());
+        self.by_hostname.insert((lower(&service.hostname), key.clone()), service.clone());
         self.services.insert(key, service);
     }
 
@@ -111,7 +112,7 @@ impl Snapshot {
         for vip in &service.cidr_vips {
             self.by_cidr.remove(&((vip.network.clone(), vip.cidr), key.clone()));
         }
-        self.by_hostname.remove(&(service.hostname.clone(), key));
+        self.by_hostname.remove(&(lower(&service.hostname), key));
         true
     }
 
@@ -197,9 +198,10 @@ impl Snapshot {
         self.by_cidr.range(start..).take_while(move |(k, _)| k.0 == wanted).map(|(_, s)| s)
     }
 
-    /// Every service of this host name, in order of keys.
+    /// Every service of this host name, in order of keys. Capitals do not count (RFC 4343). A wildcard (`*.example.com`)
+    /// is found by its own text only.
     pub fn services_by_hostname(&self, hostname: &str) -> impl Iterator<Item = &Arc<Service>> {
-        let start = (Text::from(hostname), Text::default());
+        let start = (lower(&Text::from(hostname)), Text::default());
         let wanted = start.0.clone();
         self.by_hostname.range(start..).take_while(move |(k, _)| k.0 == wanted).map(|(_, s)| s)
     }
@@ -239,4 +241,9 @@ fn addresses(workload: &Workload) -> impl Iterator<Item = NetworkAddress> {
 
 fn name_of(workload: &Workload) -> Name {
     (workload.namespace.clone(), workload.name.clone(), workload.service_account.clone())
+}
+
+/// The text itself where it has no capitals, as nearly every host name.
+fn lower(text: &Text) -> Text {
+    if text.bytes().any(|b| b.is_ascii_uppercase()) { text.to_ascii_lowercase().into() } else { text.clone() }
 }

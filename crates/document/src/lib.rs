@@ -22,6 +22,7 @@ mod read;
 mod schema;
 mod text;
 mod tree;
+mod variables;
 
 use std::fs::File;
 use std::io::Read;
@@ -46,7 +47,10 @@ pub const MAX_BYTES: u64 = 256 << 20;
 /// # Errors
 /// All mistakes, ordered by line and column.
 pub fn parse<T: DeserializeOwned + JsonSchema + Check>(file: &str, text: &str) -> Result<T, Mistakes> {
-    let found = tree::build(text);
+    make(file, tree::build(text))
+}
+
+fn make<T: DeserializeOwned + JsonSchema + Check>(file: &str, found: tree::Built) -> Result<T, Mistakes> {
     let mut ledger = mistake::Ledger::new(file, found.mistakes);
     let Some(root) = found.root else { return Err(ledger.close()) };
     let value = root.to_json();
@@ -80,6 +84,29 @@ pub fn parse<T: DeserializeOwned + JsonSchema + Check>(file: &str, text: &str) -
 /// # Errors
 /// All mistakes, ordered by line and column.
 pub fn load<T: DeserializeOwned + JsonSchema + Check>(path: &Path) -> Result<T, Mistakes> {
+    let (name, text) = read_file(path)?;
+    parse(&name, &text)
+}
+
+/// Reads a file in whose texts `${NAME}` stands for what `look_up` says of `NAME`; see [`load`]. A name without a value is a
+/// mistake.
+///
+/// # Errors
+/// All mistakes, ordered by line and column.
+pub fn load_with<T: DeserializeOwned + JsonSchema + Check>(
+    path: &Path,
+    look_up: impl Fn(&str) -> Option<String>,
+) -> Result<T, Mistakes> {
+    let (name, text) = read_file(path)?;
+    let mut found = tree::build(&text);
+    if let Some(root) = &mut found.root {
+        variables::expand(root, &look_up, &mut found.mistakes);
+    }
+    make(&name, found)
+}
+
+/// The file's name, for mistakes, and its text.
+fn read_file(path: &Path) -> Result<(String, String), Mistakes> {
     let name = path.display().to_string();
     let fail = |line, column, what: String, remedy: &str| {
         Mistakes(vec![Mistake {
@@ -100,7 +127,7 @@ pub fn load<T: DeserializeOwned + JsonSchema + Check>(path: &Path) -> Result<T, 
         return Err(fail(1, 1, format!("the file is larger than {MAX_BYTES} bytes"), "split the file"));
     }
     match String::from_utf8(bytes) {
-        Ok(text) => parse(&name, &text),
+        Ok(text) => Ok((name, text)),
         Err(e) => {
             let good = &e.as_bytes()[..e.utf8_error().valid_up_to()];
             let line = 1 + good.iter().filter(|b| **b == b'\n').count();

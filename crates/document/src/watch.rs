@@ -16,12 +16,14 @@ use rustix::io::Errno;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// Watches one file. Needs a tokio runtime with I/O.
+/// Watches one file, or all files of a folder. Needs a tokio runtime with I/O.
 #[derive(Debug)]
 pub struct Watcher {
     path: PathBuf,
     inotify: AsyncFd<OwnedFd>,
     names: BTreeSet<OsString>,
+    /// All files directly in the folder `path` are meant.
+    folder: bool,
 }
 
 impl Watcher {
@@ -30,10 +32,22 @@ impl Watcher {
     /// # Errors
     /// When the file's folder is not there or cannot be watched. The file itself may be missing.
     pub fn new(path: &Path) -> io::Result<Self> {
+        Self::begin(path, false)
+    }
+
+    /// Watches all files directly in a folder from now on, also those that come later.
+    ///
+    /// # Errors
+    /// When the folder is not there or cannot be watched.
+    pub fn folder(path: &Path) -> io::Result<Self> {
+        Self::begin(path, true)
+    }
+
+    fn begin(path: &Path, folder: bool) -> io::Result<Self> {
         let fd = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
         #[expect(deprecated, reason = "its successor is `unsafe`; an OwnedFd keeps the promise that it asks for")]
         let inotify = AsyncFd::with_interest(fd, Interest::READABLE)?;
-        let mut made = Self { path: path.to_owned(), inotify, names: BTreeSet::new() };
+        let mut made = Self { path: path.to_owned(), inotify, names: BTreeSet::new(), folder };
         made.watch()?;
         Ok(made)
     }
@@ -55,15 +69,20 @@ impl Watcher {
 
     /// Watches the folder of the file, and where it is a link also the folder of what it leads to.
     fn watch(&mut self) -> io::Result<()> {
+        let written = WatchFlags::CLOSE_WRITE | WatchFlags::MOVED_TO;
+        let own = WatchFlags::DELETE_SELF | WatchFlags::MOVE_SELF | WatchFlags::ONLYDIR;
+        if self.folder {
+            let gone = WatchFlags::MOVED_FROM | WatchFlags::DELETE;
+            inotify::add_watch(self.inotify.get_ref(), &self.path, written | gone | own)?;
+            return Ok(());
+        }
         let target = std::fs::canonicalize(&self.path).ok();
         for path in [Some(&self.path), target.as_ref()].into_iter().flatten() {
             let folder = match path.parent() {
                 Some(parent) if !parent.as_os_str().is_empty() => parent,
                 _ => Path::new("."),
             };
-            let flags =
-                WatchFlags::CLOSE_WRITE | WatchFlags::MOVED_TO | WatchFlags::DELETE_SELF | WatchFlags::MOVE_SELF;
-            match inotify::add_watch(self.inotify.get_ref(), folder, flags | WatchFlags::ONLYDIR) {
+            match inotify::add_watch(self.inotify.get_ref(), folder, written | own) {
                 Ok(_) => {}
                 // What the link led to vanished in between; the event of the link itself comes.
                 Err(_) if path != &self.path => {}
@@ -87,7 +106,7 @@ impl Watcher {
                     let name = event.file_name().map(|n| OsString::from_vec(n.to_bytes().to_vec()));
                     // Without a name: an overflow of the queue, or the folder itself.
                     let ours = |n: OsString| self.names.contains(&n) || n.as_encoded_bytes().starts_with(b"..");
-                    hit |= name.is_none_or(ours);
+                    hit |= self.folder || name.is_none_or(ours);
                     if event.events().contains(ReadFlags::IGNORED) && !self.path.exists() {
                         return Err(io::Error::new(io::ErrorKind::NotFound, "the folder is gone"));
                     }
@@ -125,6 +144,22 @@ mod tests {
         fs::write(folder.path().join("other"), "c").unwrap();
         let quiet = timeout(Duration::from_millis(50), watcher.changed()).await;
         assert!(quiet.is_err(), "a neighbour was taken for the file");
+    }
+
+    #[tokio::test]
+    async fn in_a_folder_every_file_counts_when_it_comes_changes_and_goes() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut watcher = Watcher::folder(folder.path()).unwrap();
+        for name in ["a.yaml", "b.yaml", "a.yaml"] {
+            fs::write(folder.path().join(name), "x").unwrap();
+            timeout(SOON, watcher.changed()).await.unwrap().unwrap();
+        }
+        fs::remove_file(folder.path().join("b.yaml")).unwrap();
+        timeout(SOON, watcher.changed()).await.unwrap().unwrap();
+        let quiet = timeout(Duration::from_millis(50), watcher.changed()).await;
+        assert!(quiet.is_err(), "nothing happened");
+        drop(folder);
+        assert!(timeout(SOON, watcher.changed()).await.unwrap().is_err(), "the folder is gone");
     }
 
     #[tokio::test]

@@ -33,7 +33,7 @@ pub use client::{Client, ClientDriver, StreamError, connect};
 pub use forwarded::Forwarded;
 pub use headers::{Head, Headers, ResponseHeaders};
 pub use limits::{ClientLimits, ServerLimits};
-pub use pool::{Dial, DialTimings, Dialled, Evict, OpenError, Opened, Phase, Pool, PoolKey, PoolStats, Timings};
+pub use pool::{Bond, Dial, DialTimings, Dialled, Evict, OpenError, Opened, Phase, Pool, PoolKey, PoolStats, Timings};
 pub use pulse::ConnectionError;
 pub use server::{Request, Server, ServerHandle, serve};
 pub use stream::{Broken, RecvHalf, ResetReason, SendHalf, TunnelStream};

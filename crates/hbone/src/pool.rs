@@ -21,7 +21,7 @@ use crate::limits::ClientLimits;
 use dial::Failure;
 use state::{Counters, Lease, State, TunnelId};
 
-pub use types::{Dial, DialTimings, Dialled, Evict, OpenError, Opened, Phase, PoolKey, PoolStats, Timings};
+pub use types::{Bond, Dial, DialTimings, Dialled, Evict, OpenError, Opened, Phase, PoolKey, PoolStats, Timings};
 
 /// The pool. Clones share it; when the last one is dropped, its connections end with their streams.
 ///
@@ -113,7 +113,7 @@ impl<D: Dial> Pool<D> {
             dial: (!lease.reused).then_some(lease.timings),
             response: leased.elapsed(),
         };
-        Ok(Opened { stream, headers, reused: lease.reused, peer: lease.peer.clone(), timings })
+        Ok(Opened { stream, headers, reused: lease.reused, bond: lease.bond.clone(), timings })
     }
 }
 

@@ -13,6 +13,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::spawn_local;
 
 use crate::{
+    Bond,
     Broken, ClientLimits, Dial, DialTimings, Dialled, Head, Headers, Opened, Pool, PoolKey, PoolStats, RecvHalf,
     ResponseHeaders, SendHalf, Server, ServerLimits, TunnelStream, serve,
 };
@@ -197,13 +198,17 @@ pub(crate) struct Wire {
     pub(crate) gate: Rc<Semaphore>,
     /// What dials fail with.
     pub(crate) error: Rc<RefCell<Option<String>>>,
+    /// What connections rest on.
+    pub(crate) bond: Rc<RefCell<Rc<dyn Bond>>>,
 }
 
 impl Wire {
     pub(crate) fn new() -> (Self, mpsc::UnboundedReceiver<DuplexStream>) {
         let (far, ends) = mpsc::unbounded_channel();
         let gate = Rc::new(Semaphore::new(0));
-        (Self { far, dials: Rc::default(), gate, error: Rc::default() }, ends)
+        let peer: mesh::Identity = "spiffe://cluster.local/ns/shop/sa/db".parse().unwrap();
+        let bond = Rc::new(RefCell::new(Rc::new(peer) as Rc<dyn Bond>));
+        (Self { far, dials: Rc::default(), gate, error: Rc::default(), bond }, ends)
     }
 }
 
@@ -221,8 +226,8 @@ impl Dial for Wire {
         }
         let (near, far) = tokio::io::duplex(256 * 1024);
         self.far.send(far).map_err(|_| "nobody listens".to_owned())?;
-        let peer = "spiffe://cluster.local/ns/shop/sa/db".parse().unwrap();
-        Ok(Dialled { io: near, peer, timings: DialTimings { connect: Duration::from_millis(1), ..Default::default() } })
+        let bond = self.bond.borrow().clone();
+        Ok(Dialled { io: near, bond, timings: DialTimings { connect: Duration::from_millis(1), ..Default::default() } })
     }
 }
 

@@ -27,8 +27,13 @@ use zeroize::Zeroizing;
 
 use crate::certificate::ALPN_H2;
 use crate::chain::certificates;
+use crate::key::Key;
 use crate::provider::provider;
 use crate::reload::Reloaded;
+
+mod leaf;
+
+pub use leaf::Validity;
 
 /// A server's certificate and key.
 pub struct ServerTls {
@@ -86,6 +91,25 @@ impl ServerTls {
     pub fn from_pem(chain: &str, key: &str) -> Result<Self, ServerTlsError> {
         let config = server_config(chain.as_bytes(), key.as_bytes())?;
         Ok(Self { files: None, made: ArcSwapOption::from(Some(config)) })
+    }
+
+    /// Without a certificate; handshakes fail until [`ServerTls::install`] brings one.
+    pub fn empty() -> Self {
+        Self { files: None, made: ArcSwapOption::empty() }
+    }
+
+    /// Puts a certificate for one of our own keys in place, for connections from now on, if it is good for a server of
+    /// all these names.
+    ///
+    /// # Errors
+    /// When the chain cannot be parsed, is for another key, or lacks a name; the former stays.
+    pub fn install(&self, chain: &str, key: &Key, names: &[String]) -> Result<Validity, ServerTlsError> {
+        let chain = certificates(chain.as_bytes()).map_err(ServerTlsError)?;
+        let validity = leaf::judge(&chain, names).map_err(ServerTlsError)?;
+        let certified = CertifiedKey::new(chain, key.for_tls());
+        certified.keys_match().map_err(|e| ServerTlsError(format!("it is not for our key: {e}")))?;
+        self.made.store(Some(configured(certified)?));
+        Ok(validity)
     }
 
     /// Puts another certificate in place, for connections from now on.
@@ -246,7 +270,11 @@ fn server_config(chain: &[u8], key: &[u8]) -> Result<Arc<ServerConfig>, ServerTl
     let provider = provider();
     let certified = CertifiedKey::from_der(chain, key, &provider)
         .map_err(|e| ServerTlsError(format!("key and certificate cannot be used together: {e}")))?;
-    let mut config = ServerConfig::builder_with_provider(provider)
+    configured(certified)
+}
+
+fn configured(certified: CertifiedKey) -> Result<Arc<ServerConfig>, ServerTlsError> {
+    let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|e| ServerTlsError(e.to_string()))?
         .with_no_client_auth()

@@ -2,6 +2,8 @@
 //! their status is written.
 
 pub mod client;
+pub mod network_policy;
 pub mod object;
 pub mod review;
+pub mod selector;
 pub mod status;

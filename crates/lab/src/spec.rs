@@ -94,6 +94,9 @@ pub struct Pod {
     /// Selector policies (`namespace/name`) that apply to it.
     #[serde(default)]
     pub policies: Vec<String>,
+    /// Whether its look-ups over port 53 go to the node's proxy. Names in `/etc/hosts` are there all the same.
+    #[serde(default)]
+    pub dns: bool,
 }
 
 impl Pod {

@@ -1,6 +1,8 @@
-//! TCP sockets of the proxy: made inside pods' network namespaces, with the options that the capture design asks for.
+//! Sockets of the proxy: made inside pods' network namespaces, with the options that the capture design asks for. TCP but for
+//! the UDP of DNS ([`CapturedUdp`]).
 
 mod connect;
+mod datagram;
 mod inspect;
 mod listen;
 
@@ -11,8 +13,10 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::TcpStream;
 
 pub use connect::{ConnectError, ConnectOptions, connect};
+pub use datagram::{CapturedUdp, Datagram, answer_as, udp_at, udp_readable, udp_to};
 pub use inspect::{
-    TcpHealth, abort, closed_by_reset, original_dst, original_dst_conntrack, peer, tcp_info, with_reset_on_close,
+    TcpHealth, abort, closed_by_reset, original_dst, original_dst_conntrack, peek_until, peer, tcp_info,
+    with_reset_on_close,
 };
 pub use listen::{ListenOptions, listen};
 

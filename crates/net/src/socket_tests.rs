@@ -223,3 +223,31 @@ async fn ports_do_not_run_out_per_source() {
     }
     assert_eq!(held.len(), 8);
 }
+
+#[tokio::test]
+async fn peeking_takes_nothing_and_ends_with_the_stream() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (mut client, mut server) = meet(None, &to(listener.local_addr().unwrap()), &listener).await;
+    let three = |seen: &[u8]| seen.first_chunk::<3>().copied();
+    let mut buffer = [0; 8];
+    client.write_all(b"ab").await.unwrap();
+    let waits = tokio::time::timeout(Duration::from_millis(50), peek_until(&server, &mut buffer, three)).await;
+    assert!(waits.is_err(), "two bytes are not enough");
+    client.write_all(b"cd").await.unwrap();
+    assert_eq!(
+        tokio::time::timeout(SOON, peek_until(&server, &mut buffer, three)).await.unwrap().unwrap(),
+        Some(*b"abc")
+    );
+    let mut all = [0; 4];
+    server.read_exact(&mut all).await.unwrap();
+    assert_eq!(&all, b"abcd");
+    // The end, behind a byte that is not enough.
+    client.write_all(b"e").await.unwrap();
+    client.shutdown().await.unwrap();
+    assert_eq!(tokio::time::timeout(SOON, peek_until(&server, &mut buffer, three)).await.unwrap().unwrap(), None);
+    // A full buffer.
+    let (mut client, server) = meet(None, &to(listener.local_addr().unwrap()), &listener).await;
+    client.write_all(b"0123456789").await.unwrap();
+    let never = |_: &[u8]| None::<()>;
+    assert_eq!(tokio::time::timeout(SOON, peek_until(&server, &mut buffer, never)).await.unwrap().unwrap(), None);
+}

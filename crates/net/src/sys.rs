@@ -1,5 +1,5 @@
 //! The few system calls that no safe wrapper among our dependencies covers.
-#![expect(unsafe_code, reason = "raw getsockopt, setsockopt and ioctl calls; each block says why it is sound")]
+#![expect(unsafe_code, reason = "raw getsockopt, setsockopt, recvmsg and ioctl calls; each block says why it is sound")]
 
 use std::ffi::c_int;
 use std::io;
@@ -41,6 +41,77 @@ pub(crate) fn setsockopt_int(fd: BorrowedFd<'_>, level: c_int, name: c_int, valu
         return Err(io::Error::last_os_error());
     }
     Ok(())
+}
+
+/// One datagram, as recvmsg(2) tells of it.
+pub(crate) struct Received {
+    /// Bytes written to the buffer.
+    pub(crate) len: usize,
+    /// The datagram was longer than the buffer.
+    pub(crate) truncated: bool,
+    /// `struct sockaddr` of the sender, with its length.
+    pub(crate) from: ([u8; SOCKADDR], usize),
+    /// `struct sockaddr` of the destination that the packet has, if the kernel told it.
+    pub(crate) to: Option<[u8; SOCKADDR]>,
+}
+
+/// Bytes of the longer of `sockaddr_in` and `sockaddr_in6` (28).
+pub(crate) const SOCKADDR: usize = size_of::<libc::sockaddr_in6>();
+
+/// Room for one control message with an address: header 16 bytes, address 28, in units that the kernel aligns to 8.
+const CONTROL: usize = 64;
+
+/// Receives one datagram with its original destination (IP_RECVORIGDSTADDR, IPV6_RECVORIGDSTADDR), without waiting.
+///
+/// # Errors
+/// Those of recvmsg(2); EAGAIN when there is none.
+pub(crate) fn recv_with_destination(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Received> {
+    #[repr(C, align(8))]
+    struct Control([u8; CONTROL]);
+    let mut control = Control([0; CONTROL]);
+    let mut from = [0; SOCKADDR];
+    let mut iov = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    // Why needed: neither std, socket2 nor rustix read IP_ORIGDSTADDR control messages.
+    // SAFETY: all zeros is a valid `msghdr` (null pointers, lengths 0).
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_name = from.as_mut_ptr().cast();
+    message.msg_namelen = SOCKADDR as libc::socklen_t;
+    message.msg_iov = &raw mut iov;
+    message.msg_iovlen = 1;
+    message.msg_control = control.0.as_mut_ptr().cast();
+    message.msg_controllen = CONTROL as _;
+    // SAFETY: name, vector and control lead to live, exclusive buffers of the lengths given beside them, all of plain
+    // bytes, and outlive the call. The descriptor is open for the length of the borrow.
+    let len = unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC) };
+    let Ok(len) = usize::try_from(len) else { return Err(io::Error::last_os_error()) };
+    let filled = (message.msg_controllen as usize).min(CONTROL);
+    Ok(Received {
+        len,
+        truncated: message.msg_flags & libc::MSG_TRUNC != 0,
+        from: (from, (message.msg_namelen as usize).min(SOCKADDR)),
+        to: original_destination(&control.0[..filled]),
+    })
+}
+
+/// Reads the control messages by hand (cmsg(3)): length of 8 bytes, level and type of 4 each, then data, each message
+/// aligned to 8. A slice cannot be left, as a pointer can.
+fn original_destination(mut control: &[u8]) -> Option<[u8; SOCKADDR]> {
+    const HEAD: usize = size_of::<libc::cmsghdr>();
+    while control.len() >= HEAD {
+        let len = usize::from_ne_bytes(*control.first_chunk()?);
+        let at = size_of::<usize>();
+        let level = c_int::from_ne_bytes(*control.get(at..)?.first_chunk()?);
+        let kind = c_int::from_ne_bytes(*control.get(at + size_of::<c_int>()..)?.first_chunk()?);
+        let data = control.get(HEAD..len)?;
+        if matches!((level, kind), (libc::SOL_IP, libc::IP_ORIGDSTADDR) | (libc::SOL_IPV6, libc::IPV6_ORIGDSTADDR)) {
+            let mut address = [0; SOCKADDR];
+            let count = data.len().min(SOCKADDR);
+            address[..count].copy_from_slice(&data[..count]);
+            return Some(address);
+        }
+        control = control.get(len.next_multiple_of(align_of::<usize>())..)?;
+    }
+    None
 }
 
 /// The kind of namespace that a descriptor stands for, as its CLONE_NEW* flag.

@@ -1,5 +1,6 @@
 //! Metrics with names that Istio's dashboards know, beside the traffic ones (telemetry.md 1).
 
+use crate::families::Histogram;
 use crate::metrics::{Counter, CounterFamily, Gauge, Metrics};
 
 impl Metrics {
@@ -90,7 +91,13 @@ pub struct DnsMetrics {
     pub upstream_requests: Counter,
     /// Forwarded requests that failed.
     pub upstream_failures: Counter,
+    /// How long forwarded requests took.
+    pub upstream_duration: Histogram,
+    results: CounterFamily,
 }
+
+/// Upper bounds in seconds: a cache on the node (0.2 ms) to a resolver's own patience (5 s).
+const LOOK_UPS: [f64; 9] = [0.000_2, 0.001, 0.005, 0.02, 0.1, 0.5, 1.0, 2.5, 5.0];
 
 impl DnsMetrics {
     /// Registers them.
@@ -99,6 +106,17 @@ impl DnsMetrics {
             requests: metrics.counter("istio_dns_requests", "DNS requests"),
             upstream_requests: metrics.counter("istio_dns_upstream_requests", "DNS requests forwarded"),
             upstream_failures: metrics.counter("istio_dns_upstream_failures", "DNS requests forwarded that failed"),
+            upstream_duration: metrics.histogram(
+                "istio_dns_upstream_request_duration_seconds",
+                "Time until forwarded DNS requests were answered",
+                &LOOK_UPS,
+            ),
+            results: metrics.counters("culvert_dns_results", "DNS requests by what became of them", &["result"]),
         }
+    }
+
+    /// Counts a request by what became of it; `result` is one of a closed set.
+    pub fn ended(&self, result: &'static str) {
+        self.results.with(&[result]).inc();
     }
 }

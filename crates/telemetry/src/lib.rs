@@ -27,6 +27,7 @@ pub mod writer;
 
 mod catalogue;
 mod export;
+mod families;
 mod fields;
 mod handle;
 mod health;
@@ -42,6 +43,7 @@ pub use access::AccessLog;
 pub use catalogue::{DnsMetrics, WorkloadManagerMetrics, XdsMetrics};
 pub use counters::{Counters, Meter};
 pub use facts::{Denial, DryRun, TcpHealth};
+pub use families::Histogram;
 pub use flow::{Flow, Flows};
 pub use handle::{Config, SERIES, Telemetry};
 pub use labels::Side;

@@ -13,12 +13,13 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use proto::discovery::Node;
 use tonic::metadata::MetadataMap;
 
-pub use service::Server;
+pub use service::{Server, Totals};
 pub use store::{Batch, Entry, Store, UnknownType};
 
 /// Who opened a stream, for [`Authorise`].
@@ -60,7 +61,16 @@ pub trait Grant: Send + Sync {
         let _ = (type_url, entry);
         false
     }
+
+    /// Resolves when the stream has to end, because the grant is withdrawn or its time is over: with the status that the
+    /// client is told, or with `None` for an ordinary end, after which clients come again at once. By default never.
+    fn ended(&self) -> Ending<'_> {
+        Box::pin(std::future::pending())
+    }
 }
+
+/// How the end of a stream is told; see [`Grant::ended`].
+pub type Ending<'a> = Pin<Box<dyn Future<Output = Option<tonic::Status>> + Send + 'a>>;
 
 /// Everything to whoever reaches the listener. For a listener that is guarded by other means.
 #[derive(Clone, Copy, Debug, Default)]

@@ -189,7 +189,7 @@ pub enum PodError {
 #[derive(Debug)]
 pub struct Server {
     shared: Arc<Shared>,
-    _file: listener::SocketFile,
+    _files: Vec<listener::SocketFile>,
 }
 
 impl Server {
@@ -199,11 +199,26 @@ impl Server {
     /// # Errors
     /// When another agent is alive there, something else is in the way, or the system refuses.
     pub fn bind(path: &Path, options: Options) -> Result<(Self, mpsc::UnboundedReceiver<Event>), BindError> {
-        let (listener, file) = listener::bind(path, options.mode)?;
+        Self::bind_all(&[path], options)
+    }
+
+    /// As [`Server::bind`], at several paths: proxies of all of them are one succession, and the newest connection gets the
+    /// new pods whichever way it came. For generations that cannot share one path because each sees a file system of its own.
+    ///
+    /// # Errors
+    /// As [`Server::bind`], for the first path that cannot be had; the others are given back.
+    pub fn bind_all<P: AsRef<Path>>(
+        paths: &[P],
+        options: Options,
+    ) -> Result<(Self, mpsc::UnboundedReceiver<Event>), BindError> {
+        let bound = paths.iter().map(|path| listener::bind(path.as_ref(), options.mode));
+        let (listeners, files): (Vec<_>, Vec<_>) = bound.collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
         let (events, receiver) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared::default());
-        tokio::spawn(listener::run(listener, shared.clone(), options, events));
-        Ok((Self { shared, _file: file }, receiver))
+        for listener in listeners {
+            tokio::spawn(listener::run(listener, shared.clone(), options.clone(), events.clone()));
+        }
+        Ok((Self { shared, _files: files }, receiver))
     }
 
     /// Publishes a pod with its network namespace. The same uid again means a new namespace or a new name, and the pod is

@@ -13,10 +13,13 @@ import (
 	_ "github.com/coredns/coredns/plugin/kubernetes"
 	_ "github.com/coredns/coredns/plugin/log"
 	_ "github.com/coredns/coredns/plugin/ready"
+	_ "github.com/coredns/coredns/plugin/template"
 )
 
 func main() {
 	// The order in which a query passes them.
-	dnsserver.Directives = []string{"bind", "health", "ready", "errors", "log", "cache", "hosts", "kubernetes", "forward"}
+	dnsserver.Directives = []string{
+		"bind", "health", "ready", "errors", "log", "cache", "hosts", "kubernetes", "template", "forward",
+	}
 	coremain.Run()
 }

@@ -53,9 +53,10 @@ pub enum Connect {
     Refuse(Reason),
 }
 
-/// Decides a connect. `listening` is asked last and only for what would be captured.
+/// Decides a connect. `secondary` (another than the primary interface carries it: the one that the socket is bound to, or else
+/// the one that routes name) is asked for what would be refused or captured, `listening` last and only for what would be captured.
 #[inline(always)]
-pub fn connect(facts: &ConnectFacts, listening: impl FnOnce() -> bool) -> Connect {
+pub fn connect(facts: &ConnectFacts, secondary: impl FnOnce() -> bool, listening: impl FnOnce() -> bool) -> Connect {
     let Some(state) = facts.pod else { return Connect::Ignore };
     if facts.proxy {
         return proxy(facts);
@@ -74,6 +75,7 @@ pub fn connect(facts: &ConnectFacts, listening: impl FnOnce() -> bool) -> Connec
     match (state, facts.destination) {
         (PodState::Leaving, _) => Connect::Pass { mark: clean, reason: None },
         (_, Place::Loopback | Place::Own) => Connect::Pass { mark: clean, reason: Some(Reason::ConnectLocal) },
+        (_, Place::Foreign) if secondary() => Connect::Pass { mark: clean, reason: Some(Reason::ConnectSecondary) },
         _ if facts.bound_device != 0 => Connect::Refuse(Reason::ConnectBoundDevice),
         (_, Place::Scoped) => Connect::Refuse(Reason::ConnectUnroutable),
         _ if !facts.family_served => Connect::Refuse(Reason::ConnectUnroutable),
@@ -111,7 +113,7 @@ mod tests {
     }
 
     fn decide(facts: ConnectFacts) -> Connect {
-        connect(&facts, || true)
+        connect(&facts, || false, || true)
     }
 
     #[test]
@@ -136,7 +138,7 @@ mod tests {
         for destination in [Place::Loopback, Place::Own] {
             let f = ConnectFacts { destination, bound_device: 2, mark: 0x1004, ..facts() };
             let expected = Connect::Pass { mark: 4, reason: Some(Reason::ConnectLocal) };
-            assert_eq!(connect(&f, || panic!("asked for a listener")), expected);
+            assert_eq!(connect(&f, || panic!("asked for a route"), || panic!("asked for a listener")), expected);
         }
     }
 
@@ -150,7 +152,7 @@ mod tests {
         ] {
             assert_eq!(decide(f), Connect::Refuse(reason));
         }
-        assert_eq!(connect(&facts(), || false), Connect::Refuse(Reason::ConnectNoListener));
+        assert_eq!(connect(&facts(), || false, || false), Connect::Refuse(Reason::ConnectNoListener));
     }
 
     #[test]
@@ -173,5 +175,16 @@ mod tests {
         assert_eq!(decide(ConnectFacts { source: Some(Place::Own), ..stock }), Connect::Ignore);
         let spoofed = ConnectFacts { source: Some(Place::Foreign), destination: Place::Own, ..stock };
         assert_eq!(decide(spoofed), Connect::Pass { mark: 0x2539, reason: Some(Reason::ProxyReturned) });
+    }
+
+    #[test]
+    fn other_interfaces_are_left_alone() {
+        let pass = Connect::Pass { mark: 1, reason: Some(Reason::ConnectSecondary) };
+        let f = ConnectFacts { mark: 0x1001, ..facts() };
+        assert_eq!(connect(&f, || true, || panic!("asked for a listener")), pass);
+        assert_eq!(connect(&ConnectFacts { family_served: false, ..f }, || true, || true), pass);
+        assert_eq!(connect(&ConnectFacts { bound_device: 3, ..f }, || true, || true), pass);
+        let scoped = ConnectFacts { destination: Place::Scoped, ..f };
+        assert_eq!(connect(&scoped, || true, || true), Connect::Refuse(Reason::ConnectUnroutable));
     }
 }

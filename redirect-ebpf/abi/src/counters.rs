@@ -91,6 +91,22 @@ reasons! {
     DropCaptured = "drop_captured",
     /// A proxy opened more listeners than there are slots.
     ListenerOverflow = "listener_overflow",
+    /// A probe of the kubelet was let through to the application.
+    LookupProbe = "lookup_probe",
+    /// A probe's answer passed in clear.
+    GuardProbe = "guard_probe",
+    /// A question to port 53 went to the proxy.
+    DnsSteered = "dns_steered",
+    /// A question to port 53 went to its server, because the proxy has no socket for it.
+    DnsForwarded = "dns_forwarded",
+    /// A connect that another than the primary interface carries passed in clear.
+    ConnectSecondary = "connect_secondary",
+    /// A connection that arrived by another than the primary interface passed in clear.
+    LookupSecondary = "lookup_secondary",
+    /// The address of a captured connect was changed by another program of the node, and put back.
+    ConnectRestored = "connect_restored",
+    /// The address of a captured connect was changed by another program of the node after we had put it back.
+    ConnectRewritten = "connect_rewritten",
 }
 
 const _: () = assert!(Reason::ALL.len() <= ROOM && size_of::<Counters>() == 8 * ROOM);

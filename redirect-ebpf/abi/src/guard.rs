@@ -2,13 +2,15 @@
 //!
 //! Rules: ARP, UDP and ICMP pass and are counted. TCP passes when the proxy sent it or when its connection is older than the
 //! enrolment; but never on the proxy's connections with the application, which are in clear, have our mark and belong on `lo`
-//! (root in the pod can lead them to the wire by address translation). Packets without a socket (answers of the kernel to
+//! (root in the pod can lead them to the wire by address translation). Answers to a probe of the kubelet pass while the kubelet has
+//! the connection open. Packets without a socket (answers of the kernel to
 //! strays, TIME_WAIT) pass without payload and without a lone SYN; a SYN-ACK without socket is a SYN cookie of the proxy's
 //! listener, and what follows it needs a socket. A bare RST passes from anyone: it ends a connection and carries nothing.
 //! Neither has more options than the kernel writes: such packets can be made by hand and forwarded. Fragments pass only of UDP
 //! and ICMP. All other protocols (SCTP, tunnels, DCCP, raw ones), all other Ethernet types and VLAN-tagged frames are dropped,
 //! and so is what cannot be read.
 
+use crate::probe::Probe;
 use crate::{PodState, Reason, marks};
 
 /// Ethernet types (IEEE 802), host byte order.
@@ -103,9 +105,14 @@ pub enum Verdict {
     Drop(Reason),
 }
 
-/// Decides a packet. `sender` is asked for TCP only.
+/// Decides a packet. `sender` is asked for TCP only, `probe` (what the packet answers) last.
 #[inline(always)]
-pub fn guard(state: PodState, content: Content, sender: impl FnOnce() -> Sender) -> Verdict {
+pub fn guard(
+    state: PodState,
+    content: Content,
+    sender: impl FnOnce() -> Sender,
+    probe: impl FnOnce() -> Probe,
+) -> Verdict {
     if matches!(state, PodState::Leaving) {
         return leaving(content, sender);
     }
@@ -118,12 +125,12 @@ pub fn guard(state: PodState, content: Content, sender: impl FnOnce() -> Sender)
         Content::OtherProtocol => Verdict::Drop(Reason::DropProtocol),
         Content::OtherEther => Verdict::Drop(Reason::DropEther),
         Content::Malformed => Verdict::Drop(Reason::DropMalformed),
-        Content::Tcp { flags, payload } => tcp(flags, payload, sender()),
+        Content::Tcp { flags, payload } => tcp(flags, payload, sender(), probe),
     }
 }
 
 #[inline(always)]
-fn tcp(flags: u8, payload: u32, sender: Sender) -> Verdict {
+fn tcp(flags: u8, payload: u32, sender: Sender, probe: impl FnOnce() -> Probe) -> Verdict {
     let bare_reset = payload == 0 && flags & flags::RST != 0 && flags & flags::SYN == 0;
     let lone_syn = flags & (flags::SYN | flags::ACK) == flags::SYN;
     match sender {
@@ -131,6 +138,9 @@ fn tcp(flags: u8, payload: u32, sender: Sender) -> Verdict {
         Sender::Proxy { .. } => Verdict::Pass(Reason::GuardProxy),
         Sender::Old => Verdict::Pass(Reason::GuardOld),
         _ if bare_reset => Verdict::Pass(Reason::GuardBare),
+        // A captured connection has nothing to do with the kubelet's tuple.
+        Sender::App { mark } if marks::ours(mark) => Verdict::Drop(Reason::DropApp),
+        _ if !lone_syn && probe().answers(lone_syn, payload) => Verdict::Pass(Reason::GuardProbe),
         Sender::App { .. } => Verdict::Drop(Reason::DropApp),
         Sender::Nobody if lone_syn || payload != 0 => Verdict::Drop(Reason::DropNoSocket),
         Sender::Nobody => Verdict::Pass(Reason::GuardBare),
@@ -164,7 +174,7 @@ mod tests {
     const APP: Sender = Sender::App { mark: 0 };
 
     fn enrolled(content: Content, sender: Sender) -> Verdict {
-        guard(PodState::Enrolled, content, || sender)
+        guard(PodState::Enrolled, content, || sender, || Probe::Unknown)
     }
 
     #[test]
@@ -200,7 +210,7 @@ mod tests {
         for mark in [0x1000, 0x2000, 0x2539] {
             for state in [PodState::Enrolled, PodState::Leaving] {
                 for content in [SYN, ACK, DATA] {
-                    let verdict = guard(state, content, || Sender::Proxy { mark });
+                    let verdict = guard(state, content, || Sender::Proxy { mark }, || Probe::Open);
                     assert_eq!(verdict, Verdict::Drop(Reason::DropCaptured));
                 }
             }
@@ -233,17 +243,33 @@ mod tests {
             (Content::OtherEther, Verdict::Drop(Reason::DropEther)),
             (Content::Malformed, Verdict::Drop(Reason::DropMalformed)),
         ] {
-            assert_eq!(guard(PodState::Enrolled, content, never), expected);
+            assert_eq!(guard(PodState::Enrolled, content, never, || Probe::Open), expected);
         }
     }
 
     #[test]
     fn leaving_keeps_the_captured_off_the_wire() {
-        let leaving = |content, sender| guard(PodState::Leaving, content, || sender);
+        let leaving = |content, sender| guard(PodState::Leaving, content, || sender, || Probe::Unknown);
         assert_eq!(leaving(DATA, Sender::App { mark: 0x1000 }), Verdict::Drop(Reason::DropCaptured));
         assert_eq!(leaving(ACK, Sender::App { mark: 0x2000 }), Verdict::Drop(Reason::DropCaptured));
         assert_eq!(leaving(DATA, APP), Verdict::Pass(Reason::GuardLeaving));
         assert_eq!(leaving(SYN, Sender::Nobody), Verdict::Pass(Reason::GuardLeaving));
         assert_eq!(leaving(Content::OtherProtocol, APP), Verdict::Pass(Reason::GuardLeaving));
+    }
+
+    #[test]
+    fn answers_to_probes() {
+        let verdict = |content, sender, probe| guard(PodState::Enrolled, content, || sender, || probe);
+        let pass = Verdict::Pass(Reason::GuardProbe);
+        for content in [ACK, DATA, SYN_ACK, Content::Tcp { flags: flags::FIN | flags::ACK, payload: 0 }] {
+            assert_eq!(verdict(content, APP, Probe::Open), pass);
+            assert_eq!(verdict(content, Sender::Nobody, Probe::Open), pass);
+            assert_eq!(verdict(content, Sender::App { mark: 0x1000 }, Probe::Open), Verdict::Drop(Reason::DropApp));
+        }
+        assert_eq!(verdict(SYN, APP, Probe::Open), Verdict::Drop(Reason::DropApp));
+        assert_eq!(verdict(SYN, Sender::Nobody, Probe::Open), Verdict::Drop(Reason::DropNoSocket));
+        assert_eq!(verdict(ACK, APP, Probe::Ended(1)), pass);
+        assert_eq!(verdict(DATA, APP, Probe::Ended(1)), Verdict::Drop(Reason::DropApp));
+        assert_eq!(verdict(DATA, Sender::Nobody, Probe::Ended(1)), Verdict::Drop(Reason::DropNoSocket));
     }
 }

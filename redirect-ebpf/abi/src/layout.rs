@@ -36,7 +36,7 @@ pub struct PodValue {
     pub active: u32,
     /// Generation that receives them when the active one has no listener; 0 = none.
     pub previous: u32,
-    /// [`PodValue::HAS_V4`], [`PodValue::HAS_V6`].
+    /// [`PodValue::HAS_V4`], [`PodValue::HAS_V6`], [`PodValue::DNS`], [`PodValue::SECONDARY`].
     pub flags: u32,
     /// 0 enrolled, anything else leaving.
     pub leaving: u32,
@@ -50,10 +50,21 @@ impl PodValue {
     /// The pod has an IPv6 address, rules and routes.
     pub const HAS_V6: u32 = 2;
 
+    /// Questions to port 53 go to the proxy.
+    pub const DNS: u32 = 4;
+    /// The pod has other interfaces, with entries in the maps of links and routes.
+    pub const SECONDARY: u32 = 8;
+
     /// How far the pod is enrolled.
     #[inline(always)]
     pub const fn state(&self) -> PodState {
         if self.leaving == 0 { PodState::Enrolled } else { PodState::Leaving }
+    }
+
+    /// Whether a flag is set.
+    #[inline(always)]
+    pub const fn has(&self, flag: u32) -> bool {
+        self.flags & flag != 0
     }
 
     /// Whether connections to this family can be captured.
@@ -71,6 +82,31 @@ pub struct AddressKey {
     pub cookie: u64,
     /// The address.
     pub ip: Ip,
+}
+
+impl AddressKey {
+    /// Value of an address that the agent gave at enrolment.
+    pub const GIVEN: u32 = 1;
+    /// Value of an address that was found on another interface; root in the pod can put any there.
+    pub const FOUND: u32 = 2;
+}
+
+/// An interface of a pod.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct LinkKey {
+    /// Namespace cookie.
+    pub cookie: u64,
+    /// Index in the pod.
+    pub ifindex: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
+/// Length of a route's prefix in the map of routes: the cookie counts in full, and IPv4 is v4-mapped.
+#[inline(always)]
+pub const fn route_bits(prefix: u32, v4: bool) -> u32 {
+    64 + prefix + if v4 { 96 } else { 0 }
 }
 
 /// A listener of a proxy.
@@ -114,6 +150,18 @@ pub struct ProxyTag {
 impl ProxyTag {
     /// The socket asked for IP_TRANSPARENT or IPV6_TRANSPARENT.
     pub const TRANSPARENT: u32 = 1;
+}
+
+/// Where an application wanted to go with a connect that was captured, before anybody could change it.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Destination {
+    /// The address.
+    pub ip: Ip,
+    /// The port, as the context of the connect hook shows it (network byte order, in the lower half).
+    pub port: u32,
+    /// 1 while it stands for the socket's present connect; 0 when the socket has connected to something that is not captured.
+    pub live: u32,
 }
 
 /// A connection that is older than the enrolment of its pod.
@@ -182,6 +230,8 @@ const _: () = {
     assert!(core::mem::offset_of!(PodValue, uid) == 16);
     assert!(size_of::<AddressKey>() == 24);
     assert!(core::mem::offset_of!(AddressKey, ip) == 8);
+    assert!(size_of::<LinkKey>() == 16 && core::mem::offset_of!(LinkKey, ifindex) == 8);
+    assert!(route_bits(32, true) == 192 && route_bits(128, false) == 192 && size_of::<AddressKey>() * 8 == 192);
     assert!(size_of::<ListenerKey>() == 16);
     assert!(core::mem::offset_of!(ListenerKey, generation) == 8);
     assert!(core::mem::offset_of!(ListenerKey, port) == 12);
@@ -191,6 +241,7 @@ const _: () = {
     assert!(size_of::<Slots>() == 16 && MAX_SLOTS == 16);
     assert!(size_of::<ProxyTag>() == 8);
     assert!(size_of::<OldSocket>() == 8);
+    assert!(size_of::<Destination>() == 24);
 };
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Which listener a new connection belongs to.
 
-use crate::{LOOPBACK_IFINDEX, PORT_HBONE, PORT_INBOUND, PORT_OUTBOUND, Place, PodState, connect::TCP};
+use crate::connect::TCP;
+use crate::{LOOPBACK_IFINDEX, PORT_HBONE, PORT_INBOUND, PORT_OUTBOUND, Place, PodState, Reason, probe};
 
 /// What is known when the kernel looks for a listener in a pod.
 #[derive(Clone, Copy, Debug)]
@@ -24,13 +25,16 @@ pub struct LookupFacts {
 pub enum Steer {
     /// The kernel's own look-up.
     Pass,
+    /// The same, counted.
+    Exempt(Reason),
     /// A proxy's listener on this port, or drop.
     To(u16),
 }
 
-/// Decides a look-up.
+/// Decides a look-up. `secondary` (the interface is a known one of the pod, but not its primary) and `probe` (the tuple is an open
+/// connection of the kubelet) are asked only for what comes from outside.
 #[inline(always)]
-pub const fn lookup(facts: &LookupFacts) -> Steer {
+pub fn lookup(facts: &LookupFacts, secondary: impl FnOnce() -> bool, probe: impl FnOnce() -> bool) -> Steer {
     if !matches!(facts.pod, Some(PodState::Enrolled)) || facts.protocol != TCP {
         return Steer::Pass;
     }
@@ -45,6 +49,12 @@ pub const fn lookup(facts: &LookupFacts) -> Steer {
     // the kernel drops them as martians (IPv4), or the answers never leave the pod (IPv6).
     if matches!(facts.remote, Place::Own | Place::Loopback) {
         return Steer::Pass;
+    }
+    if secondary() {
+        return Steer::Exempt(Reason::LookupSecondary);
+    }
+    if matches!(facts.local, Place::Own) && probe::reaches(facts.local_port) && probe() {
+        return Steer::Exempt(Reason::LookupProbe);
     }
     Steer::To(if facts.local_port == PORT_HBONE { PORT_HBONE } else { PORT_INBOUND })
 }
@@ -83,7 +93,25 @@ mod tests {
             (LookupFacts { local: Place::Own, remote: Place::Foreign, ..by_lo }, Steer::Pass),
             (LookupFacts { local: Place::Loopback, ..by_lo }, Steer::Pass),
         ] {
-            assert_eq!(lookup(&facts), expected, "{facts:?}");
+            assert_eq!(lookup(&facts, || false, || false), expected, "{facts:?}");
+        }
+    }
+
+    #[test]
+    fn probes_and_other_interfaces() {
+        let by_lo = LookupFacts { ifindex: 1, local: Place::Foreign, remote: Place::Own, ..inbound() };
+        for (facts, secondary, probe, expected) in [
+            (inbound(), false, true, Steer::Exempt(Reason::LookupProbe)),
+            (inbound(), true, false, Steer::Exempt(Reason::LookupSecondary)),
+            (LookupFacts { local_port: 15006, ..inbound() }, false, true, Steer::To(15006)),
+            (LookupFacts { local_port: 15001, ..inbound() }, false, true, Steer::To(15006)),
+            (LookupFacts { local_port: 15008, ..inbound() }, false, true, Steer::To(15008)),
+            (LookupFacts { local: Place::Foreign, ..inbound() }, false, true, Steer::To(15006)),
+            (by_lo, true, true, Steer::To(15001)),
+            (LookupFacts { remote: Place::Own, ..inbound() }, true, true, Steer::Pass),
+            (LookupFacts { pod: None, ..inbound() }, true, true, Steer::Pass),
+        ] {
+            assert_eq!(lookup(&facts, || secondary, || probe), expected, "{facts:?}");
         }
     }
 }

@@ -5,15 +5,16 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
-use redirect_abi::{AddressKey, Counters, Ip, PodState, PodValue, UID_BYTES, maps, programs};
+use redirect_abi::{AddressKey, Counters, Ip, LOOPBACK_IFINDEX, PodState, PodValue, UID_BYTES, maps, programs};
 
-use crate::bpf::{self, Attach, LinkTarget};
-use crate::link::host_index;
+use crate::bpf::{self, Attach};
+use crate::interfaces::{self, Interface, Secondary};
+use crate::link::{self, Ends};
 use crate::netns::{cookie_of, inside};
 use crate::object;
-use crate::redirector::{open_link, open_live};
+use crate::redirector::open_live;
 use crate::store::{Raw, gone, keys, map_error};
-use crate::{EnrollError, RedirectError, Redirector, pins, routing, sysctl};
+use crate::{EnrollError, RedirectError, Redirector, foreign, pins, routing, sysctl, tc};
 
 /// A pod to enrol.
 #[derive(Clone, Debug)]
@@ -31,6 +32,8 @@ pub struct PodSpec<'a> {
     pub generation: Option<u32>,
     /// Connections that exist may go on in clear (a pod labelled late). `false` for a pod that is enrolled before it starts.
     pub keep_established: bool,
+    /// Questions to port 53 go to the proxy while it has a socket for them, and to their server otherwise.
+    pub dns: bool,
 }
 
 /// The host's end of a pod's link.
@@ -76,15 +79,52 @@ impl Redirector {
         }
         let cookie = cookie_of(spec.netns).map_err(pod_namespace)?;
         let before = self.store.pod(cookie)?;
+        let ends = link::ends(&spec.host_link, spec.netns)?;
+        let host = spec.host_link.netns.try_clone_to_owned();
+        self.host = Some(host.map_err(|source| EnrollError::Namespace { whose: "the host side", source })?);
+        let others = others(spec.netns, ends.pod)?;
+        match inside(spec.netns, || foreign::check(spec.uid)).map_err(pod_namespace)? {
+            // What came after the enrolment does not end it: the guard stands.
+            Err(error) if before.is_some() => tracing::warn!(uid = spec.uid, %error, "pod stays enrolled"),
+            other => other?,
+        }
         let addresses = spec.addresses;
         let settings = inside(spec.netns, || prepare(addresses)).map_err(pod_namespace)??;
-        let result = self.capture(spec, cookie, uid, before);
+        let place = Place { cookie, ends, others };
+        let result = self.capture(spec, &place, uid, before);
         if result.is_err() && before.is_none() {
             self.undo(spec, cookie, &settings);
         }
         let old_connections = result?;
-        tracing::info!(uid = spec.uid, cookie, old_connections, "pod enrolled");
+        let others: Vec<&str> = place.others.interfaces.iter().map(|i| i.name.as_str()).collect();
+        tracing::info!(uid = spec.uid, cookie, old_connections, not_captured = ?others, "pod enrolled");
         Ok(Enrolled { cookie, old_connections })
+    }
+
+    /// Looks at an enrolled pod's interfaces again: one that came after the enrolment (Multus adds them later) is captured like the
+    /// primary one until then. Returns those that are not captured.
+    ///
+    /// # Errors
+    /// See [`EnrollError`]; a pod that is not enrolled is one.
+    pub fn other_interfaces(&mut self, netns: BorrowedFd<'_>) -> Result<Vec<Interface>, EnrollError> {
+        let cookie = cookie_of(netns).map_err(pod_namespace)?;
+        let pod = self.store.pod(cookie)?.ok_or(RedirectError::UnknownPod { cookie })?;
+        let primary = match self.store.primary.get(&cookie, 0) {
+            Err(aya::maps::MapError::KeyNotFound) => return Ok(Vec::new()),
+            other => other.map_err(|e| map_error(maps::PRIMARY, e))?,
+        };
+        let others = others(netns, primary)?;
+        // Addresses of interfaces that are gone stay the pod's own until it is enrolled again; nobody else can have them meanwhile.
+        for address in others.addresses() {
+            const NOEXIST: u64 = 1;
+            let key = Raw(AddressKey { cookie, ip: Ip::from(address) });
+            match self.store.own.insert(key, AddressKey::FOUND, NOEXIST) {
+                Err(error) if exists(&error) => {}
+                other => other.map_err(|e| map_error(maps::OWN, e))?,
+            }
+        }
+        self.set_others(cookie, pod, &others)?;
+        Ok(others.interfaces)
     }
 
     /// From the map entry on: the order is what makes it safe. Rules and routes stand before any socket is marked; the connections
@@ -92,33 +132,68 @@ impl Redirector {
     fn capture(
         &mut self,
         spec: &PodSpec<'_>,
-        cookie: u64,
+        place: &Place,
         uid: [u8; UID_BYTES],
         before: Option<PodValue>,
     ) -> Result<usize, EnrollError> {
-        self.set_addresses(spec, cookie)?;
+        let cookie = place.cookie;
+        self.set_addresses(spec, place)?;
         self.make_counters(cookie)?;
-        self.store.set_pod(cookie, entry(spec, uid, before))?;
+        self.store.primary.insert(cookie, place.ends.pod, 0).map_err(|e| map_error(maps::PRIMARY, e))?;
+        self.set_others(cookie, entry(spec, uid, before), &place.others)?;
         let folder = self.pins.pod(cookie);
         std::fs::create_dir_all(&folder).map_err(|source| RedirectError::Pin { path: folder, source })?;
         let mut object = self.loader.load(cookie)?;
         let lookup = fd(&mut object, programs::LOOKUP)?;
         self.attach_lookup(spec, cookie, lookup.as_fd())?;
-        let was_direct = open_live(&self.pins.guard(cookie))?.is_none()
-            || before.is_some_and(|pod| pod.state() == PodState::Leaving);
+        self.steer_questions(spec, cookie, fd(&mut object, programs::DNS)?.as_fd())?;
+        let was_direct = !self.guard_attached(cookie)? || before.is_some_and(|pod| pod.state() == PodState::Leaving);
         let old = if was_direct && spec.keep_established { self.file_old(spec.netns, cookie)? } else { 0 };
         let guard = fd(&mut object, programs::GUARD)?;
-        self.attach_guard(spec, cookie, guard.as_fd())?;
+        self.attach_guard(spec, place, guard.as_fd())?;
         Ok(old)
     }
 
-    /// Makes the own addresses exactly those of the specification.
-    fn set_addresses(&mut self, spec: &PodSpec<'_>, cookie: u64) -> Result<(), RedirectError> {
-        let wanted: Vec<Ip> = spec.addresses.iter().map(|address| Ip::from(*address)).collect();
-        for ip in &wanted {
-            let key = Raw(AddressKey { cookie, ip: *ip });
-            self.store.own.insert(key, 1, 0).map_err(|e| map_error(maps::OWN, e))?;
+    /// Writes a pod's entry with what stands beside its primary interface: the maps before the flag that says to look there.
+    fn set_others(&mut self, cookie: u64, mut pod: PodValue, others: &Secondary) -> Result<(), RedirectError> {
+        pod.flags &= !PodValue::SECONDARY;
+        if others.interfaces.is_empty() {
+            self.store.set_pod(cookie, pod)?;
+            return self.store.set_secondary(cookie, others);
         }
+        self.store.set_secondary(cookie, others)?;
+        pod.flags |= PodValue::SECONDARY;
+        self.store.set_pod(cookie, pod)
+    }
+
+    /// The program that knows the proxy's socket stands before the rules that lead to it, and longer.
+    fn steer_questions(&self, spec: &PodSpec<'_>, cookie: u64, program: BorrowedFd<'_>) -> Result<(), EnrollError> {
+        let path = self.pins.dns(cookie);
+        let (addresses, way) = (spec.addresses, self.way);
+        if spec.dns {
+            let attach = || tc::attach(programs::DNS, program, LOOPBACK_IFINDEX, &path, way);
+            inside(spec.netns, attach).map_err(pod_namespace)??;
+        }
+        inside(spec.netns, || routing::questions(addresses, spec.dns)).map_err(pod_namespace)??;
+        if !spec.dns {
+            inside(spec.netns, || tc::detach(programs::DNS, &path)).map_err(pod_namespace)??;
+        }
+        Ok(())
+    }
+
+    /// Makes the own addresses exactly those of the specification and of the other interfaces.
+    fn set_addresses(&mut self, spec: &PodSpec<'_>, place: &Place) -> Result<(), RedirectError> {
+        let cookie = place.cookie;
+        let given: Vec<Ip> = spec.addresses.iter().map(|address| Ip::from(*address)).collect();
+        let found = place.others.addresses().map(Ip::from).filter(|ip| !given.contains(ip));
+        let found: Vec<Ip> = found.collect();
+        for (addresses, value) in [(&given, AddressKey::GIVEN), (&found, AddressKey::FOUND)] {
+            for ip in addresses {
+                let key = Raw(AddressKey { cookie, ip: *ip });
+                self.store.own.insert(key, value, 0).map_err(|e| map_error(maps::OWN, e))?;
+            }
+        }
+        let wanted = [given, found].concat();
         let stale =
             keys(maps::OWN, self.store.own.keys(), |key| key.0.cookie == cookie && !wanted.contains(&key.0.ip))?;
         stale.iter().try_for_each(|key| gone(maps::OWN, self.store.own.remove(key)))
@@ -134,7 +209,7 @@ impl Redirector {
         let values = values
             .map_err(|source| RedirectError::Map { name: maps::COUNTERS, source: Box::new(io_map_error(source)) })?;
         match self.store.counters.insert(cookie, values, NOEXIST) {
-            Err(aya::maps::MapError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
+            Err(error) if exists(&error) => Ok(()),
             other => other.map_err(|e| map_error(maps::COUNTERS, e)),
         }
     }
@@ -145,35 +220,28 @@ impl Redirector {
         if let Some(link) = open_live(&path)? {
             return bpf::replace(link.as_fd(), program).map_err(failed);
         }
-        let link = bpf::attach(program, spec.netns, Attach::SkLookup).map_err(failed)?;
+        let link = bpf::attach(program, spec.netns, Attach::SkLookup, false).map_err(failed)?;
         pin_anew(link.as_fd(), &path)
     }
 
-    fn attach_guard(&self, spec: &PodSpec<'_>, cookie: u64, program: BorrowedFd<'_>) -> Result<(), EnrollError> {
-        let path = self.pins.guard(cookie);
-        let place = &spec.host_link;
-        let existing = open_link(&path)?;
-        let ifindex = host_index(place, spec.netns)?;
-        let outcome = inside(place.netns, || {
-            if let Some((link, LinkTarget::Tcx { ifindex: attached })) = &existing
-                && *attached == ifindex
-            {
-                return bpf::replace(link.as_fd(), program).map(|()| None);
-            }
-            bpf::attach_tcx_first(program, ifindex).map(Some)
-        });
-        let link = outcome
-            .map_err(|source| EnrollError::Namespace { whose: "the host side", source })?
-            .map_err(|source| RedirectError::Attach { name: programs::GUARD, source })?;
-        match link {
-            Some(link) => Ok(pin_anew(link.as_fd(), &path)?),
-            None => Ok(()),
-        }
+    fn attach_guard(&self, spec: &PodSpec<'_>, place: &Place, program: BorrowedFd<'_>) -> Result<(), EnrollError> {
+        let (path, way, ifindex) = (self.pins.guard(place.cookie), self.way, place.ends.host);
+        let attach = || tc::attach(programs::GUARD, program, ifindex, &path, way);
+        inside(spec.host_link.netns, attach)
+            .map_err(|source| EnrollError::Namespace { whose: "the host side", source })??;
+        Ok(())
     }
 
     /// Takes back a first enrolment that failed. What cannot be taken back is logged; the error that led here is what counts.
     fn undo(&mut self, spec: &PodSpec<'_>, cookie: u64, settings: &sysctl::Before) {
         let forgotten = self.store.forget_pod(cookie);
+        let guard = self.pins.guard(cookie);
+        let taken = inside(spec.host_link.netns, || tc::detach(programs::GUARD, &guard));
+        let dns = self.pins.dns(cookie);
+        let taken = [taken, inside(spec.netns, || tc::detach(programs::DNS, &dns))];
+        for error in taken.into_iter().flatten().filter_map(Result::err) {
+            tracing::warn!(uid = spec.uid, %error, "failed enrolment was not fully taken back");
+        }
         let unpinned = pins::remove_links(&self.pins.pod(cookie));
         let rules = inside(spec.netns, || {
             sysctl::restore(settings);
@@ -188,6 +256,18 @@ impl Redirector {
             Err(error) => tracing::warn!(uid = spec.uid, %error, "namespace of a failed enrolment cannot be entered"),
         }
     }
+}
+
+/// Where a pod is.
+struct Place {
+    cookie: u64,
+    ends: Ends,
+    others: Secondary,
+}
+
+fn others(netns: BorrowedFd<'_>, primary: u32) -> Result<Secondary, EnrollError> {
+    let found = inside(netns, || interfaces::secondary(primary)).map_err(pod_namespace)?;
+    found.map_err(|source| EnrollError::Route { what: "list interfaces and routes".into(), source })
 }
 
 fn prepare(addresses: &[IpAddr]) -> Result<sysctl::Before, EnrollError> {
@@ -210,7 +290,8 @@ fn entry(spec: &PodSpec<'_>, uid: [u8; UID_BYTES], before: Option<PodValue>) -> 
         Some(wanted) if wanted != active => (wanted, active),
         _ => (active, previous),
     };
-    PodValue { active, previous, flags: v4 | v6, leaving: 0, uid }
+    let dns = if spec.dns { PodValue::DNS } else { 0 };
+    PodValue { active, previous, flags: v4 | v6 | dns, leaving: 0, uid }
 }
 
 fn uid_bytes(uid: &str) -> Result<[u8; UID_BYTES], EnrollError> {
@@ -234,6 +315,10 @@ fn pin_anew(link: BorrowedFd<'_>, path: &Path) -> Result<(), RedirectError> {
 
 pub(crate) fn pod_namespace(source: io::Error) -> EnrollError {
     EnrollError::Namespace { whose: "the pod", source }
+}
+
+fn exists(error: &aya::maps::MapError) -> bool {
+    matches!(error, aya::maps::MapError::SyscallError(e) if e.io_error.raw_os_error() == Some(libc::EEXIST))
 }
 
 fn io_map_error(source: io::Error) -> aya::maps::MapError {

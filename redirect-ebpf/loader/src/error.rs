@@ -35,6 +35,17 @@ pub enum RedirectError {
         /// How it differs.
         reason: String,
     },
+    /// A newer agent was here, or pins of two versions are.
+    #[error(
+        "{}: pins of another version than {ours}, which this agent cannot take over; remedy: run the agent that made them, or unload \
+         the redirector (this ends capture) and load again", .path.display()
+    )]
+    OtherVersion {
+        /// The other version's folder.
+        path: PathBuf,
+        /// Version of this agent's maps.
+        ours: u32,
+    },
     /// A pin could not be made, opened or removed.
     #[error("{}: pin: {source}", .path.display())]
     Pin {
@@ -79,6 +90,11 @@ pub enum RedirectError {
         /// The cookie that was asked for.
         cookie: u64,
     },
+    /// The kubelet has no cgroup of its own.
+    #[error(
+        "the kubelet runs in the root cgroup like everybody; remedy: give it one of its own (kubeletCgroups, or a systemd service)"
+    )]
+    KubeletInRoot,
     /// Generation 0 means "none".
     #[error("proxy generation 0 is reserved; remedy: count generations from 1")]
     ZeroGeneration,
@@ -95,6 +111,29 @@ pub enum EnrollError {
     NoAddress {
         /// The pod.
         uid: String,
+    },
+    /// Another mesh captures the pod.
+    #[error(
+        "pod {uid}: {mesh} captures it already ({found}); remedy: take it out of {mesh} and make it anew, then enroll it"
+    )]
+    OtherMesh {
+        /// The pod.
+        uid: String,
+        /// Which mesh.
+        mesh: &'static str,
+        /// What shows it.
+        found: String,
+    },
+    /// Somebody's policy routing in the pod fights with ours.
+    #[error(
+        "pod {uid}: {found}, and Culvert needs tables 100 and 101 and mark bits 0x3000 in the pod; remedy: let whoever made it \
+         use others (the CNI plug-in sbr takes tables from 100 on)"
+    )]
+    Conflict {
+        /// The pod.
+        uid: String,
+        /// What was found.
+        found: String,
     },
     /// The UID does not fit.
     #[error("pod {uid}: UID longer than {max} bytes", max = redirect_abi::UID_BYTES)]
@@ -137,7 +176,9 @@ pub enum EnrollError {
         source: io::Error,
     },
     /// The host's end of the pod's link was not found.
-    #[error("host side of the pod's link {link}: {source}; remedy: name the veth's end outside of the pod")]
+    #[error(
+        "host side of the pod's link {link}: {source}; remedy: name the veth's end outside of the pod, and set the network plugin to veth (no netkit, ipvlan, macvlan)"
+    )]
     HostLink {
         /// As given.
         link: String,

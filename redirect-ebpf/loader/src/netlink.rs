@@ -23,6 +23,7 @@ const BUFFER: usize = 64 * 1024;
 pub(crate) enum Protocol {
     Route,
     SockDiag,
+    Netfilter,
 }
 
 /// One request, built piece by piece.
@@ -34,6 +35,15 @@ impl Request {
         bytes[4..6].copy_from_slice(&kind.to_ne_bytes());
         bytes[6..8].copy_from_slice(&(flags | REQUEST).to_ne_bytes());
         Self(bytes)
+    }
+
+    /// Attributes that go into another one.
+    pub(crate) fn nested() -> Self {
+        Self(Vec::new())
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.0
     }
 
     /// The fixed part, as the kernel's structure lays it out.
@@ -71,6 +81,7 @@ impl Socket {
             // NETLINK_ROUTE is 0.
             Protocol::Route => None,
             Protocol::SockDiag => Some(netlink::SOCK_DIAG),
+            Protocol::Netfilter => Some(netlink::NETFILTER),
         };
         let flags = SocketFlags::CLOEXEC;
         Ok(Self(rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, protocol)?))

@@ -4,9 +4,10 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
+use redirect_abi::programs;
 use rustix::mount::MountFlags;
 
-use crate::{RedirectError, bpf};
+use crate::{RedirectError, bpf, store, tc};
 
 /// Folders of the pins.
 #[derive(Clone, Debug)]
@@ -19,10 +20,36 @@ impl Pins {
         Self { root: bpffs.join("culvert").join(format!("v{}", redirect_abi::ABI_VERSION)) }
     }
 
+    /// The pins of every version that is there.
+    pub(crate) fn every(bpffs: &Path) -> Result<Vec<Self>, RedirectError> {
+        let versions = versions(bpffs)?.into_iter();
+        Ok(versions.map(|version| Self { root: bpffs.join("culvert").join(format!("v{version}")) }).collect())
+    }
+
+    /// Makes an older version's pins ours: the folder is renamed, and the maps are looked at one by one afterwards.
+    fn adopt(&self, bpffs: &Path) -> Result<(), RedirectError> {
+        let ours = redirect_abi::ABI_VERSION;
+        let mut others = versions(bpffs)?;
+        let present = others.contains(&ours);
+        others.retain(|version| *version != ours);
+        let path = |version: u32| bpffs.join("culvert").join(format!("v{version}"));
+        match others[..] {
+            [] => Ok(()),
+            [older] if !present && older < ours => {
+                std::fs::rename(path(older), &self.root)
+                    .map_err(|source| RedirectError::Pin { path: path(older), source })?;
+                tracing::info!(from = older, to = ours, "pins of an older version taken over");
+                Ok(())
+            }
+            [other, ..] => Err(RedirectError::OtherVersion { path: path(other), ours }),
+        }
+    }
+
     /// Makes the folders, and mounts a BPF file system first where there is none.
     pub(crate) fn prepare(bpffs: &Path) -> Result<Self, RedirectError> {
         ensure_mounted(bpffs).map_err(|source| RedirectError::Bpffs { path: bpffs.into(), source })?;
         let pins = Self::below(bpffs);
+        pins.adopt(bpffs)?;
         for folder in [pins.maps(), pins.links(), pins.pods()] {
             std::fs::create_dir_all(&folder).map_err(|source| RedirectError::Pin { path: folder, source })?;
         }
@@ -57,6 +84,10 @@ impl Pins {
         self.pod(cookie).join("guard")
     }
 
+    pub(crate) fn dns(&self, cookie: u64) -> PathBuf {
+        self.pod(cookie).join("dns")
+    }
+
     /// Cookies of the pods that have pins.
     pub(crate) fn pod_cookies(&self) -> Result<Vec<u64>, RedirectError> {
         let folder = self.pods();
@@ -71,13 +102,33 @@ impl Pins {
     /// Takes all pins away, hooks first: what is left of the guards meanwhile refuses rather than leaks.
     pub(crate) fn remove_all(&self) -> Result<(), RedirectError> {
         remove_links(&self.links())?;
+        // A filter outlives its pin, in a namespace that nobody names here: without an entry its program passes everything.
+        store::forget_all(self)?;
         if self.pods().exists() {
             for cookie in self.pod_cookies()? {
+                tc::detach(programs::GUARD, &self.guard(cookie))?;
                 remove_links(&self.pod(cookie))?;
             }
         }
         remove_tree(&self.root)
     }
+}
+
+/// Versions that have pins.
+fn versions(bpffs: &Path) -> Result<Vec<u32>, RedirectError> {
+    let folder = bpffs.join("culvert");
+    let failed = |source| RedirectError::Pin { path: folder.clone(), source };
+    let entries = match std::fs::read_dir(&folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(failed)?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let name = entry.map_err(failed)?.file_name();
+        found.extend(name.to_str().and_then(|name| name.strip_prefix('v')?.parse::<u32>().ok()));
+    }
+    found.sort_unstable();
+    Ok(found)
 }
 
 /// Detaches and removes the links in a folder, and the folder.

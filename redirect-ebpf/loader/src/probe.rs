@@ -3,13 +3,13 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use redirect_abi::programs;
 
 use crate::bpf::{self, Attach};
 use crate::object::{self, Loader};
-use crate::{RedirectError, netns, sockets};
+use crate::{RedirectError, netns, sockets, tc};
 
 /// Something the redirector needs and this kernel (or this process's rights) does not give.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -31,17 +31,21 @@ impl fmt::Display for MissingFeature {
     }
 }
 
-const PROGRAMS: [(&str, &str, &str); 7] = [
+const PROGRAMS: [(&str, &str, &str); 10] = [
     (programs::SOCK_CREATE, "cgroup/sock_create with socket storage and bpf_set_retval", "5.18"),
     (programs::CONNECT4, "cgroup/connect4 that marks sockets and sees listeners", "5.18"),
     (programs::CONNECT6, "cgroup/connect6 that marks sockets and sees listeners", "5.18"),
+    (programs::RESTORE4, "cgroup/connect4 with socket storage", "5.12"),
+    (programs::RESTORE6, "cgroup/connect6 with socket storage", "5.12"),
     (programs::SETSOCKOPT, "cgroup/setsockopt with netns cookies", "5.15"),
     (programs::SOCK_OPS, "sockops with netns cookies and SOCKHASH", "5.15"),
     (programs::LOOKUP, "sk_lookup with ingress_ifindex", "5.17"),
+    (programs::DNS, "tc programs that assign sockets and redirect by neighbour", "5.10"),
     (programs::GUARD, "tc programs that read the sender's cgroup and cookie", "5.6"),
 ];
 const UPGRADE: &str =
     "run a kernel of that version or newer, with CONFIG_CGROUP_BPF, CONFIG_BPF_SYSCALL and CONFIG_BPF_JIT";
+const CLSACT: &str = "build the kernel with CONFIG_NET_SCH_INGRESS and CONFIG_NET_CLS_BPF, or CONFIG_NET_XGRESS";
 const RIGHTS: &str = "run as root, or with CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON and CAP_SYS_ADMIN";
 
 /// Tries everything the redirector needs, in a scratch network namespace, and leaves nothing behind.
@@ -88,16 +92,25 @@ fn try_programs(mut object: aya::Ebpf, found: &mut Vec<MissingFeature>) {
         };
         let Ok(program) = program.fd() else { continue };
         if name == programs::GUARD {
-            if let Err(error) = bpf::attach_tcx_first(program.as_fd(), redirect_abi::LOOPBACK_IFINDEX) {
-                found.push(missing("tcx links", "6.6", UPGRADE, error));
+            if let Err(error) = at_device(program.as_fd()) {
+                found.push(missing("programs at devices (tcx links, or the clsact qdisc)", "4.5", CLSACT, error));
             }
         } else if name == programs::LOOKUP {
             let attached = std::fs::File::open("/proc/thread-self/ns/net")
-                .and_then(|netns| bpf::attach(program.as_fd(), netns.as_fd(), Attach::SkLookup));
+                .and_then(|netns| bpf::attach(program.as_fd(), netns.as_fd(), Attach::SkLookup, false));
             if let Err(error) = attached {
                 found.push(missing("sk_lookup links", "5.9", UPGRADE, error));
             }
         }
+    }
+}
+
+/// By a link, or else by a filter.
+fn at_device(program: BorrowedFd<'_>) -> io::Result<()> {
+    let lo = redirect_abi::LOOPBACK_IFINDEX;
+    match bpf::attach_tcx_first(program, lo) {
+        Err(error) if tc::unsupported(&error) => tc::try_filter(programs::GUARD, program, lo),
+        other => other.map(drop),
     }
 }
 

@@ -6,6 +6,11 @@
 //! | 1 | table local | moved from 0; the pod's own addresses |
 //! | 2 | mark CAPTURE → table 100 (`local default dev lo src <pod>`) | a captured connect loops to lo with its true source and destination |
 //! | 3 | mark RETURN → table 100 | the app's answers to a client's address loop to lo |
+//! | 4 | UDP to 53 with Istio's mark 0x539 → main | the proxy's own questions |
+//! | 5 | UDP from 53 to 53 → main | an app that serves on port 53 answers a client there |
+//! | 6 | UDP to 53 → table 100 | questions loop to lo, where the proxy's socket gets them |
+//!
+//! Rules 4 to 6 stand only while DNS is switched on, and concern only what the pod itself sends (`iif lo`).
 
 use std::io;
 use std::net::IpAddr;
@@ -20,10 +25,14 @@ const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
 const RTM_NEWRULE: u16 = 32;
 const RTM_DELRULE: u16 = 33;
+const FRA_IIFNAME: u16 = 3;
 const FRA_PRIORITY: u16 = 6;
 const FRA_FWMARK: u16 = 10;
 const FRA_TABLE: u16 = 15;
 const FRA_FWMASK: u16 = 16;
+const FRA_IP_PROTO: u16 = 22;
+const FRA_SPORT_RANGE: u16 = 23;
+const FRA_DPORT_RANGE: u16 = 24;
 const FR_ACT_TO_TBL: u8 = 1;
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
@@ -33,6 +42,7 @@ const RTPROT_STATIC: u8 = 4;
 const RT_SCOPE_HOST: u8 = 254;
 const RTN_LOCAL: u8 = 2;
 const TABLE_LOCAL: u8 = 255;
+const TABLE_MAIN: u8 = 254;
 const TABLE_LOOP: u8 = 100;
 const TABLE_SELF: u8 = 101;
 const LO: u32 = redirect_abi::LOOPBACK_IFINDEX;
@@ -47,17 +57,44 @@ struct Family<'a> {
 #[derive(Clone, Copy)]
 struct Rule {
     preference: u32,
-    mark: Option<u32>,
+    /// Value and mask.
+    mark: Option<(u32, u32)>,
+    /// Only UDP that the pod itself sends to port 53.
+    questions: bool,
+    /// Only from port 53.
+    from_server: bool,
     table: u8,
 }
 
-const SELF_RULE: Rule = Rule { preference: 0, mark: Some(marks::RETURN), table: TABLE_SELF };
-const LOCAL_MOVED: Rule = Rule { preference: 1, mark: None, table: TABLE_LOCAL };
-const LOCAL_STOCK: Rule = Rule { preference: 0, mark: None, table: TABLE_LOCAL };
+const fn rule(preference: u32, mark: Option<(u32, u32)>, table: u8) -> Rule {
+    Rule { preference, mark, questions: false, from_server: false, table }
+}
+
+const SELF_RULE: Rule = rule(0, Some((marks::RETURN, marks::RETURN)), TABLE_SELF);
+const LOCAL_MOVED: Rule = rule(1, None, TABLE_LOCAL);
+const LOCAL_STOCK: Rule = rule(0, None, TABLE_LOCAL);
 const LOOP_RULES: [Rule; 2] = [
-    Rule { preference: 2, mark: Some(marks::CAPTURE), table: TABLE_LOOP },
-    Rule { preference: 3, mark: Some(marks::RETURN), table: TABLE_LOOP },
+    rule(2, Some((marks::CAPTURE, marks::CAPTURE)), TABLE_LOOP),
+    rule(3, Some((marks::RETURN, marks::RETURN)), TABLE_LOOP),
 ];
+/// The exceptions stand before what they except.
+const DNS_RULES: [Rule; 3] = [
+    Rule { questions: true, ..rule(4, Some((marks::STOCK, marks::STOCK_MASK)), TABLE_MAIN) },
+    Rule { questions: true, from_server: true, ..rule(5, None, TABLE_MAIN) },
+    Rule { questions: true, ..rule(6, None, TABLE_LOOP) },
+];
+
+/// The tables that are ours in a pod.
+pub(crate) const TABLES: [u32; 2] = [TABLE_LOOP as u32, TABLE_SELF as u32];
+
+/// Whether a listed rule is one of ours.
+pub(crate) fn ours(found: crate::foreign::Rule) -> bool {
+    let all = [SELF_RULE, LOOP_RULES[0], LOOP_RULES[1], DNS_RULES[0], DNS_RULES[1], DNS_RULES[2]];
+    all.iter().any(|rule| {
+        (rule.preference, u32::from(rule.table), rule.mark.unwrap_or((0, 0)))
+            == (found.preference, found.table, (found.mark, found.mask))
+    })
+}
 
 /// Sets routes and rules; repairs what is there. The calling thread must be in the pod's namespace.
 pub(crate) fn up(addresses: &[IpAddr]) -> Result<(), EnrollError> {
@@ -81,8 +118,22 @@ pub(crate) fn up(addresses: &[IpAddr]) -> Result<(), EnrollError> {
     Ok(())
 }
 
+/// Leads the pod's questions to `lo`, or no more. The calling thread must be in the pod's namespace.
+pub(crate) fn questions(addresses: &[IpAddr], on: bool) -> Result<(), EnrollError> {
+    let socket = open()?;
+    for family in families(addresses) {
+        if on {
+            DNS_RULES.iter().try_for_each(|rule| present(&socket, &family, *rule))?;
+        } else {
+            DNS_RULES.iter().rev().try_for_each(|rule| absent(&socket, &family, *rule))?;
+        }
+    }
+    Ok(())
+}
+
 /// Takes rules and routes away again; what is not there is not missed.
 pub(crate) fn down(addresses: &[IpAddr]) -> Result<(), EnrollError> {
+    questions(addresses, false)?;
     let socket = open()?;
     for family in families(addresses) {
         present(&socket, &family, LOCAL_STOCK)?;
@@ -149,10 +200,21 @@ fn rule_request(kind: u16, flags: u16, family: &Family<'_>, rule: Rule) -> Reque
         .bytes(&[family.number, 0, 0, 0, rule.table, 0, 0, FR_ACT_TO_TBL, 0, 0, 0, 0])
         .attribute_u32(FRA_PRIORITY, rule.preference)
         .attribute_u32(FRA_TABLE, rule.table.into());
-    match rule.mark {
-        Some(mark) => request.attribute_u32(FRA_FWMARK, mark).attribute_u32(FRA_FWMASK, mark),
+    let request = match rule.mark {
+        Some((mark, mask)) => request.attribute_u32(FRA_FWMARK, mark).attribute_u32(FRA_FWMASK, mask),
         None => request,
+    };
+    if !rule.questions {
+        return request;
     }
+    // struct fib_rule_port_range: start, end, host byte order
+    let [low, high] = redirect_abi::dns::PORT.to_ne_bytes();
+    let range = [low, high, low, high];
+    let request = request
+        .attribute(FRA_IIFNAME, b"lo\0")
+        .attribute(FRA_IP_PROTO, &[redirect_abi::dns::UDP])
+        .attribute(FRA_DPORT_RANGE, &range);
+    if rule.from_server { request.attribute(FRA_SPORT_RANGE, &range) } else { request }
 }
 
 fn route<'a>(address: &'a IpAddr, table: &'a str) -> impl Fn(io::Error) -> EnrollError + 'a {

@@ -3,11 +3,11 @@
 use std::net::IpAddr;
 
 use redirect_abi::counters::ROOM;
-use redirect_abi::{Counters, PodState, maps};
+use redirect_abi::{Counters, PodState, PodValue, maps};
 
 use crate::redirector::open_live;
 use crate::store::{keys, map_error};
-use crate::{RedirectError, Redirector};
+use crate::{RedirectError, Redirector, tc};
 
 /// A pod as the maps and pins have it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -28,6 +28,11 @@ pub struct PodStatus {
     pub lookup_attached: bool,
     /// The guard is attached and its device exists.
     pub guard_attached: bool,
+    /// Questions to port 53 are steered to the proxy, when it has a socket for them.
+    pub dns: bool,
+    /// Indices (in the pod) of interfaces that are not captured, because only the primary one has a guard; see
+    /// [`Redirector::other_interfaces`].
+    pub secondary: Vec<u32>,
     /// Connections filed as older than the enrolment (also ended ones, until [`Redirector::old_connections`] looks).
     pub old_connections: usize,
 }
@@ -61,12 +66,23 @@ impl Redirector {
                 active: pod.0.active,
                 previous: pod.0.previous,
                 lookup_attached: open_live(&self.pins.lookup(cookie))?.is_some(),
-                guard_attached: open_live(&self.pins.guard(cookie))?.is_some(),
+                guard_attached: self.guard_attached(cookie)?,
+                dns: pod.0.has(PodValue::DNS) && pod.0.state() == PodState::Enrolled,
+                secondary: keys(maps::SECONDARY, self.store.secondary.keys(), |key| key.0.cookie == cookie)?
+                    .into_iter()
+                    .map(|key| key.0.ifindex)
+                    .collect(),
                 old_connections: self.store.old_sockets(cookie)?.len(),
             });
         }
         pods.sort_by_key(|pod| pod.cookie);
         Ok(pods)
+    }
+
+    /// Whether the guard of a pod is at its device.
+    pub(crate) fn guard_attached(&self, cookie: u64) -> Result<bool, RedirectError> {
+        let path = self.pins.guard(cookie);
+        self.at_host(|| tc::attached(&path)).map_err(|source| RedirectError::Pin { path: path.clone(), source })?
     }
 
     /// Cgroups that are declared to be proxies', with their generations.

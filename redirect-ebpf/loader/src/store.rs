@@ -4,13 +4,17 @@
 use std::borrow::Borrow;
 
 use aya::Ebpf;
+use aya::maps::lpm_trie::{self, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, MapType, PerCpuHashMap, SockHash};
 use redirect_abi::{
-    ABI_VERSION, AddressKey, Counters, ListenerKey, Meta, OldSocket, PodValue, ProxyTag, Slots, SlotsKey,
-    layout::MAGIC, maps,
+    ABI_VERSION, AddressKey, Counters, Kubelet, LinkKey, ListenerKey, Meta, OldSocket, PodValue, ProbeKey, ProbeValue,
+    Slots, SlotsKey,
+    layout::{MAGIC, route_bits},
+    maps,
 };
 
 use crate::RedirectError;
+use crate::interfaces::{Route, Secondary};
 use crate::pins::Pins;
 
 /// A key or value of the shared layout.
@@ -28,6 +32,10 @@ impl Plain for SlotsKey {}
 impl Plain for Slots {}
 impl Plain for OldSocket {}
 impl Plain for Counters {}
+impl Plain for Kubelet {}
+impl Plain for ProbeKey {}
+impl Plain for ProbeValue {}
+impl Plain for LinkKey {}
 
 // Why needed: aya's maps only take `Pod` types, and these live in a crate that does not know aya.
 // SAFETY: `Plain` is private and named only for repr(C) structures of integers without implicit padding.
@@ -43,6 +51,11 @@ pub(crate) struct Store {
     pub(crate) slots: HashMap<MapData, Raw<SlotsKey>, Raw<Slots>>,
     pub(crate) old: HashMap<MapData, u64, Raw<OldSocket>>,
     pub(crate) counters: PerCpuHashMap<MapData, u64, Raw<Counters>>,
+    pub(crate) kubelets: HashMap<MapData, u64, Raw<Kubelet>>,
+    pub(crate) probes: HashMap<MapData, Raw<ProbeKey>, Raw<ProbeValue>>,
+    pub(crate) primary: HashMap<MapData, u64, u32>,
+    pub(crate) secondary: HashMap<MapData, Raw<LinkKey>, u32>,
+    pub(crate) routes: LpmTrie<MapData, Raw<AddressKey>, u32>,
 }
 
 impl Store {
@@ -51,7 +64,8 @@ impl Store {
         let mut meta: Array<_, Raw<Meta>> = take(object, maps::META)?;
         let found = meta.get(&0, 0).map_err(|e| map_error(maps::META, e))?.0;
         let ours = Meta { magic: MAGIC, version: ABI_VERSION };
-        if found == Meta::default() {
+        // Older pins were taken over just now, map by map.
+        if found == Meta::default() || (found.magic == MAGIC && found.version < ABI_VERSION) {
             meta.set(0, Raw(ours), 0).map_err(|e| map_error(maps::META, e))?;
         } else if found != ours {
             let reason = format!("made by another version ({found:?}, wanted {ours:?})");
@@ -65,6 +79,11 @@ impl Store {
             slots: take(object, maps::SLOTS)?,
             old: take(object, maps::OLD_SOCKETS)?,
             counters: take(object, maps::COUNTERS)?,
+            kubelets: take(object, maps::KUBELETS)?,
+            probes: take(object, maps::PROBES)?,
+            primary: take(object, maps::PRIMARY)?,
+            secondary: take(object, maps::SECONDARY)?,
+            routes: take(object, maps::ROUTES)?,
         })
     }
 
@@ -95,6 +114,38 @@ impl Store {
         for socket in self.old_sockets(cookie)? {
             gone(maps::OLD_SOCKETS, self.old.remove(&socket))?;
         }
+        gone(maps::PRIMARY, self.primary.remove(&cookie))?;
+        self.set_secondary(cookie, &Secondary::default())
+    }
+
+    /// Makes a pod's interfaces and routes exactly these. What becomes the primary's comes first and what is no more leaves last, so
+    /// that no moment shows too much as left alone.
+    pub(crate) fn set_secondary(&mut self, cookie: u64, wanted: &Secondary) -> Result<(), RedirectError> {
+        let route_key = |route: &Route| {
+            let bits = route_bits(route.prefix, route.v4);
+            lpm_trie::Key::new(bits, Raw(AddressKey { cookie, ip: route.destination }))
+        };
+        let mut routes = wanted.routes.clone();
+        routes.sort_by_key(|route| route.elsewhere != 0);
+        for route in &routes {
+            self.routes.insert(&route_key(route), route.elsewhere, 0).map_err(|e| map_error(maps::ROUTES, e))?;
+        }
+        let kept = |key: &lpm_trie::Key<Raw<AddressKey>>| {
+            let (bits, ip) = (key.prefix_len(), key.data().0.ip);
+            wanted.routes.iter().any(|r| route_bits(r.prefix, r.v4) == bits && r.destination == ip)
+        };
+        let stale = |key: &lpm_trie::Key<Raw<AddressKey>>| key.data().0.cookie == cookie && !kept(key);
+        for key in keys(maps::ROUTES, self.routes.keys(), stale)? {
+            gone(maps::ROUTES, self.routes.remove(&key))?;
+        }
+        for interface in &wanted.interfaces {
+            let key = Raw(LinkKey { cookie, ifindex: interface.index, pad: 0 });
+            self.secondary.insert(key, 1, 0).map_err(|e| map_error(maps::SECONDARY, e))?;
+        }
+        let known = |key: &Raw<LinkKey>| wanted.interfaces.iter().any(|i| i.index == key.0.ifindex);
+        for key in keys(maps::SECONDARY, self.secondary.keys(), |key| key.0.cookie == cookie && !known(key))? {
+            gone(maps::SECONDARY, self.secondary.remove(&key))?;
+        }
         Ok(())
     }
 
@@ -111,31 +162,23 @@ impl Store {
     }
 }
 
-/// Refuses pins that are not the maps this program would make; aya would use them as they are.
-pub(crate) fn check_pinned_maps(pins: &Pins) -> Result<(), RedirectError> {
-    let word = size_of::<u64>() as u32;
-    for (name, kind, key, value) in [
-        (maps::META, MapType::Array, 4, size_of::<Meta>()),
-        (maps::PROXIES, MapType::Hash, word, 4),
-        (maps::PODS, MapType::Hash, word, size_of::<PodValue>()),
-        (maps::OWN, MapType::Hash, size_of::<AddressKey>() as u32, 4),
-        (maps::LISTENERS, MapType::SockHash, size_of::<ListenerKey>() as u32, 4),
-        (maps::SLOTS, MapType::Hash, size_of::<SlotsKey>() as u32, size_of::<Slots>()),
-        (maps::OLD_SOCKETS, MapType::Hash, word, size_of::<OldSocket>()),
-        (maps::COUNTERS, MapType::PerCpuHash, word, size_of::<Counters>()),
-        (maps::TAGS, MapType::SkStorage, 4, size_of::<ProxyTag>()),
-    ] {
-        let path = pins.map(name);
-        if !path.exists() {
-            continue;
-        }
-        let foreign = |reason: String| RedirectError::ForeignPin { path: path.clone(), reason };
-        let info = MapInfo::from_pin(&path).map_err(|error| foreign(format!("is no map: {error}")))?;
-        let found_kind = info.map_type().map_err(|error| foreign(error.to_string()))?;
-        let found = (found_kind, info.key_size(), info.value_size() as usize);
-        if found != (kind, key, value) {
-            return Err(foreign(format!("is another map: {found:?}, wanted {:?}", (kind, key, value))));
-        }
+/// Empties the pinned map of pods, if there is one: whatever program is left then knows nobody.
+pub(crate) fn forget_all(pins: &Pins) -> Result<(), RedirectError> {
+    let path = pins.map(maps::PODS);
+    if !path.exists() {
+        return Ok(());
+    }
+    let failed = |source| map_error(maps::PODS, source);
+    // Something else in its place is no map of ours, and is removed with the other pins.
+    let Ok(info) = MapInfo::from_pin(&path) else { return Ok(()) };
+    let ours = (MapType::Hash, size_of::<u64>() as u32, size_of::<PodValue>() as u32);
+    if info.map_type().is_ok_and(|kind| (kind, info.key_size(), info.value_size()) != ours) {
+        return Ok(());
+    }
+    let data = MapData::from_pin(&path).map_err(failed)?;
+    let mut pods: HashMap<MapData, u64, Raw<PodValue>> = HashMap::try_from(Map::HashMap(data)).map_err(failed)?;
+    for cookie in keys(maps::PODS, pods.keys(), |_| true)? {
+        gone(maps::PODS, pods.remove(&cookie))?;
     }
     Ok(())
 }

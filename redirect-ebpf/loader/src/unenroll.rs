@@ -10,11 +10,11 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 
-use redirect_abi::{PodState, maps};
+use redirect_abi::{PodState, maps, programs};
 
 use crate::netns::{cookie_of, inside};
 use crate::store::keys;
-use crate::{EnrollError, RedirectError, Redirector, pins, routing, sockets};
+use crate::{EnrollError, RedirectError, Redirector, pins, routing, sockets, tc};
 
 /// What to do with connections that are still captured.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,12 +49,15 @@ impl Redirector {
             self.store.set_pod(cookie, pod)?;
         }
         pins::remove_link(&self.pins.lookup(cookie))?;
+        let addresses = self.addresses(cookie)?;
+        inside(netns, || routing::questions(&addresses, false)).map_err(failed)??;
+        let dns = self.pins.dns(cookie);
+        inside(netns, || tc::detach(programs::DNS, &dns)).map_err(failed)??;
         let captured =
             inside(netns, || captured(leave)).map_err(failed)?.map_err(|source| EnrollError::Sockets { source })?;
         if captured != 0 {
             return Ok(Left::Captured(captured));
         }
-        let addresses = self.addresses(cookie)?;
         inside(netns, || routing::down(&addresses)).map_err(failed)??;
         self.forget(cookie)?;
         tracing::info!(cookie, "pod un-enrolled");
@@ -66,6 +69,9 @@ impl Redirector {
     /// # Errors
     /// Maps and pins.
     pub fn forget(&mut self, cookie: u64) -> Result<(), RedirectError> {
+        let guard = self.pins.guard(cookie);
+        let failed = |source| RedirectError::Attach { name: programs::GUARD, source };
+        self.at_host(|| tc::detach(programs::GUARD, &guard)).map_err(failed)??;
         pins::remove_links(&self.pins.pod(cookie))?;
         self.store.forget_pod(cookie)
     }

@@ -11,6 +11,7 @@ use redirect_abi::{Ip, PORT_OUTBOUND, Reason};
 use crate::context::{count, netns_cookie, place, pod, read, read_ip6, tag};
 use crate::listeners::{Found, find};
 use crate::maps::OLD_SOCKETS;
+use crate::{restore, secondary};
 
 const ALLOW: i32 = 1;
 const REFUSE: i32 = 0;
@@ -50,8 +51,16 @@ fn hook(ctx: *mut bpf_sock_addr, destination: Ip, source: impl Fn(*mut bpf_sock)
         family_served: entry.serves(&destination),
         source: if source.is_unspecified() { None } else { Some(place(cookie, source)) },
     };
-    let decision = connect(&facts, || find(cookie, entry, PORT_OUTBOUND, 0, |_| true) != Found::None);
-    act(ctx, cookie, mark, facts.proxy, decision)
+    let elsewhere = || secondary::carries(cookie, entry, facts.bound_device, destination);
+    let decision = connect(&facts, elsewhere, || find(cookie, entry, PORT_OUTBOUND, 0, |_| true) != Found::None);
+    let result = act(ctx, cookie, mark, facts.proxy, decision);
+    if !matches!(decision, Connect::Capture { .. }) {
+        restore::forget(socket);
+    } else if !restore::note(socket, destination, read!(ctx, user_port)) {
+        count(cookie, Reason::ConnectError);
+        return REFUSE;
+    }
+    result
 }
 
 #[inline(always)]

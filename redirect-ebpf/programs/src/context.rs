@@ -3,10 +3,14 @@
 use core::ffi::c_void;
 
 use aya_ebpf::bindings::bpf_sock;
+use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_sk_storage_get};
 use redirect_abi::{AddressKey, Ip, Place, PodValue, ProxyTag, Reason};
 
 use crate::maps::{COUNTERS, OWN, PODS, TAGS};
+
+/// `BPF_SK_STORAGE_GET_F_CREATE`.
+const CREATE: u64 = 1;
 
 /// Reads one field of a context. Volatile, because the verifier wants each field read by itself with its own width, and the
 /// compiler would merge neighbours.
@@ -27,7 +31,14 @@ macro_rules! read_ip6 {
         ])
     };
 }
-pub(crate) use {read, read_ip6};
+/// Writes one field of a context, by itself like `read`.
+macro_rules! put {
+    ($pointer:expr, $field:ident $([$index:literal])?, $value:expr) => {
+        // SAFETY: the verifier has checked that the pointer is a context and that the field is writable.
+        unsafe { core::ptr::write_volatile(core::ptr::addr_of_mut!((*$pointer).$field$([$index])?), $value) }
+    };
+}
+pub(crate) use {put, read, read_ip6};
 
 /// Cookie of the namespace of the socket behind a cgroup or sockops context.
 #[inline(always)]
@@ -73,10 +84,27 @@ pub(crate) fn tag(socket: *mut bpf_sock) -> Option<&'static mut ProxyTag> {
 /// Tags a socket; whether that worked.
 #[inline(always)]
 pub(crate) fn set_tag(socket: *mut bpf_sock, mut value: ProxyTag) -> bool {
-    // BPF_SK_STORAGE_GET_F_CREATE
-    const CREATE: u64 = 1;
     // SAFETY: as in `tag`; the value is read before the call returns.
     unsafe { !storage(socket, &raw mut value, CREATE).is_null() }
+}
+
+/// What a map keeps for a socket; null = nothing.
+#[inline(always)]
+pub(crate) fn storage_of<T>(map: &'static SkStorage<T>, socket: *mut bpf_sock) -> *mut T {
+    let map = core::ptr::from_ref(map).cast_mut().cast::<c_void>();
+    // SAFETY: the map's address is what the loader patches; a helper call on a socket that the verifier knows to be one.
+    unsafe { bpf_sk_storage_get(map, socket.cast(), core::ptr::null_mut(), 0) }.cast()
+}
+
+/// Keeps a value for a socket; whether that worked.
+#[inline(always)]
+pub(crate) fn keep<T: Copy>(map: &'static SkStorage<T>, socket: *mut bpf_sock, mut value: T) -> bool {
+    let map = core::ptr::from_ref(map).cast_mut().cast::<c_void>();
+    // SAFETY: as in `storage_of`; the value is read before the call returns.
+    let kept: *mut T = unsafe { bpf_sk_storage_get(map, socket.cast(), (&raw mut value).cast(), CREATE) }.cast();
+    // A value that was there already is kept by the helper.
+    // SAFETY: the storage lives as long as the socket.
+    unsafe { kept.as_mut() }.map(|kept| *kept = value).is_some()
 }
 
 #[inline(always)]

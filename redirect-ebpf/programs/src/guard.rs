@@ -8,32 +8,26 @@ use redirect_abi::guard::{Content, Sender, Verdict, carried, ether, guard};
 
 use crate::context::{count, pod, read};
 use crate::maps::{OLD_SOCKETS, POD_COOKIE, PROXIES};
+use crate::packet::{ETHERNET, IPV6_HEADER, load, protocol};
+use crate::probe;
 
 /// `TCX_NEXT`: let the next program (another CNI's) look at it.
 const NEXT: i32 = -1;
 /// `TCX_DROP`.
 const DROP: i32 = 2;
-const ETHERNET: usize = 14;
-const IPV6_HEADER: usize = 40;
 /// Extension headers to look through (RFC 8200 section 4.1 names six, and each should occur once).
 const EXTENSIONS: usize = 6;
-
-mod protocol {
-    pub(super) const HOP_BY_HOP: u8 = 0;
-    pub(super) const ICMP: u8 = 1;
-    pub(super) const TCP: u8 = 6;
-    pub(super) const UDP: u8 = 17;
-    pub(super) const ROUTING: u8 = 43;
-    pub(super) const FRAGMENT: u8 = 44;
-    pub(super) const ICMPV6: u8 = 58;
-    pub(super) const DESTINATION: u8 = 60;
-}
 
 #[classifier]
 pub fn culvert_guard(ctx: TcContext) -> i32 {
     let cookie = POD_COOKIE.load();
     let Some(entry) = pod(cookie) else { return NEXT };
-    let verdict = guard(entry.state(), content(&ctx).unwrap_or(Content::Malformed), || sender(ctx.skb.skb));
+    let verdict = guard(
+        entry.state(),
+        content(&ctx).unwrap_or(Content::Malformed),
+        || sender(ctx.skb.skb),
+        || probe::answered(&ctx, cookie),
+    );
     match verdict {
         Verdict::Pass(reason) => {
             count(cookie, reason);
@@ -147,9 +141,4 @@ fn tcp(ctx: &TcContext, offset: usize, options: usize) -> Result<Content, ()> {
     }
     // All bytes of the frame count, also those after the length that the IP header admits to.
     Ok(Content::Tcp { flags, payload: carried(flags, (length - end) as u32, (options + header - 20) as u32) })
-}
-
-#[inline(always)]
-fn load<T>(ctx: &TcContext, offset: usize) -> Result<T, ()> {
-    ctx.load(offset).map_err(|_| ())
 }

@@ -11,6 +11,7 @@ use redirect_abi::{Ip, PORT_HBONE, PORT_OUTBOUND, PodValue, Reason};
 use crate::context::{count, place, pod, read, read_ip6};
 use crate::listeners::{Found, find};
 use crate::maps::POD_COOKIE;
+use crate::{probe, secondary};
 
 const SK_DROP: u32 = 0;
 const SK_PASS: u32 = 1;
@@ -38,8 +39,13 @@ pub fn culvert_lookup(ctx: SkLookupContext) -> u32 {
         local_port: local_port as u16,
         remote: place(cookie, remote),
     };
-    match lookup(&facts) {
+    let other_link = || secondary::arrived(cookie, entry, facts.ifindex);
+    match lookup(&facts, other_link, || probe::arrived(ctx, remote, local, facts.local_port)) {
         Steer::Pass => SK_PASS,
+        Steer::Exempt(reason) => {
+            count(cookie, reason);
+            SK_PASS
+        }
         Steer::To(port) => {
             let hash = spread(&remote, u32::from(read!(ctx, remote_port)), &local, local_port);
             // Hidden from the optimiser, which would copy the walk over the slots for each port; the verifier checks every copy.

@@ -7,10 +7,15 @@
 
 mod connect;
 mod context;
+mod dns;
 mod guard;
 mod listeners;
 mod lookup;
 mod maps;
+mod packet;
+mod probe;
+mod restore;
+mod secondary;
 mod socket;
 mod sockopt;
 

@@ -2,9 +2,12 @@
 
 use aya_ebpf::Global;
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
-use aya_ebpf::btf_maps::{Array, HashMap, PerCpuHashMap, SkStorage, SockHash};
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuHashMap, SkStorage, SockHash};
 use aya_ebpf::macros::btf_map;
-use redirect_abi::{AddressKey, Counters, ListenerKey, Meta, OldSocket, PodValue, ProxyTag, Slots, SlotsKey};
+use redirect_abi::{
+    AddressKey, Counters, Destination, Kubelet, LinkKey, ListenerKey, Meta, OldSocket, PodValue, ProbeKey, ProbeValue,
+    ProxyTag, Slots, SlotsKey,
+};
 
 const LAZY: usize = BPF_F_NO_PREALLOC as usize;
 
@@ -17,6 +20,15 @@ const SLOTS_ROOM: usize = 32768;
 // Connections older than their pod's enrolment, over the node.
 const OLD_ROOM: usize = 262_144;
 const PROXIES_ROOM: usize = 64;
+// One on a node; nodes that share a kernel (test clusters) share nothing else.
+const KUBELETS_ROOM: usize = 16;
+// Connections that a kubelet has open: some probes a second for each of the pods, each for a second at most.
+const PROBES_ROOM: usize = 8192;
+// Those of the last minute; the least recently used go first.
+const ENDED_ROOM: usize = 16384;
+// Few pods have several interfaces, with a handful of routes each.
+const SECONDARY_ROOM: usize = 4096;
+const ROUTES_ROOM: usize = 16384;
 
 #[btf_map]
 pub(crate) static META: Array<Meta, 1> = Array::new();
@@ -36,6 +48,23 @@ pub(crate) static OLD_SOCKETS: HashMap<u64, OldSocket, OLD_ROOM, LAZY> = HashMap
 pub(crate) static COUNTERS: PerCpuHashMap<u64, Counters, PODS_ROOM, LAZY> = PerCpuHashMap::new();
 #[btf_map]
 pub(crate) static TAGS: SkStorage<ProxyTag> = SkStorage::new();
+
+#[btf_map]
+pub(crate) static KUBELETS: HashMap<u64, Kubelet, KUBELETS_ROOM, LAZY> = HashMap::new();
+#[btf_map]
+pub(crate) static PROBERS: SkStorage<u32> = SkStorage::new();
+#[btf_map]
+pub(crate) static PROBES: LruHashMap<ProbeKey, ProbeValue, PROBES_ROOM> = LruHashMap::new();
+#[btf_map]
+pub(crate) static ENDED: LruHashMap<ProbeKey, u64, ENDED_ROOM> = LruHashMap::new();
+#[btf_map]
+pub(crate) static PRIMARY: HashMap<u64, u32, PODS_ROOM, LAZY> = HashMap::new();
+#[btf_map]
+pub(crate) static SECONDARY: HashMap<LinkKey, u32, SECONDARY_ROOM, LAZY> = HashMap::new();
+#[btf_map]
+pub(crate) static ROUTES: LpmTrie<AddressKey, u32, ROUTES_ROOM> = LpmTrie::new();
+#[btf_map]
+pub(crate) static WANTED: SkStorage<Destination> = SkStorage::new();
 
 /// Namespace cookie of the pod that a per-pod program instance serves. sk_lookup and tc have no helper that tells the namespace
 /// (tc got one in 6.15), so each pod gets an instance with its cookie patched in.

@@ -1,4 +1,4 @@
-//! `cgroup/sock_create` tags a proxy's sockets at birth; `sockops` files its listeners.
+//! `cgroup/sock_create` tags a proxy's and the kubelet's sockets at birth; `sockops` files listeners and probes.
 
 use core::ffi::c_void;
 
@@ -9,14 +9,19 @@ use aya_ebpf::programs::{SockContext, SockOpsContext};
 use redirect_abi::connect::MPTCP;
 use redirect_abi::{CAPTURE_PORTS, ListenerKey, MAX_SLOTS, PodState, ProxyTag, Reason, Slots, SlotsKey};
 
-use crate::context::{count, netns_cookie, pod, read, set_tag, tag};
-use crate::maps::{LISTENERS, PROXIES, SLOTS};
+use crate::context::{count, netns_cookie, pod, read, set_tag, storage_of, tag};
+use crate::maps::{LISTENERS, PROBERS, PROXIES, SLOTS, WANTED};
+use crate::{probe, restore};
 
 const ALLOW: i32 = 1;
 const REFUSE: i32 = 0;
 const EPROTONOSUPPORT: i32 = 93;
 /// `BPF_SOCK_OPS_TCP_LISTEN_CB`.
 const LISTEN: u32 = 11;
+/// `BPF_SOCK_OPS_TCP_CONNECT_CB`.
+const CONNECT: u32 = 3;
+/// `BPF_SOCK_OPS_STATE_CB`.
+const STATE: u32 = 10;
 /// `BPF_NOEXIST`.
 const NOEXIST: u64 = 1;
 const HANDLED: u32 = 1;
@@ -33,7 +38,10 @@ pub fn culvert_sock(ctx: SockContext) -> i32 {
         return if set_tag(socket, value) { ALLOW } else { REFUSE };
     }
     let cookie = netns_cookie(socket);
-    let Some(entry) = pod(cookie) else { return ALLOW };
+    let Some(entry) = pod(cookie) else {
+        probe::born(socket);
+        return ALLOW;
+    };
     // The subflows of an MPTCP socket connect past the connect hook. Refused with what a kernel without MPTCP says, so that
     // programs that only prefer it (Go's listeners) fall back to TCP.
     if entry.state() == PodState::Enrolled && read!(socket, protocol) == MPTCP {
@@ -48,16 +56,42 @@ pub fn culvert_sock(ctx: SockContext) -> i32 {
 #[sock_ops]
 pub fn culvert_sockops(ctx: SockOpsContext) -> u32 {
     let ctx = ctx.ops;
-    if read!(ctx, op) != LISTEN {
-        return HANDLED;
+    match read!(ctx, op) {
+        LISTEN => listens(ctx),
+        CONNECT => connects(ctx),
+        STATE => probe::changes(ctx),
+        _ => {}
     }
+    HANDLED
+}
+
+/// Before a SYN leaves: addresses and ports stand.
+#[inline(always)]
+fn connects(ctx: *mut bpf_sock_ops) {
+    let socket = read!(ctx, __bindgen_anon_2.sk);
+    if socket.is_null() {
+        return;
+    }
+    // Most sockets of a node are neither; two look-ups are all they pay.
+    let (wanted, prober) = (storage_of(&WANTED, socket), storage_of(&PROBERS, socket));
+    // Hidden from the optimiser, which would join the two tests by or-ing pointers; the verifier forbids that.
+    let (captured, kubelet) = (core::hint::black_box(!wanted.is_null()), core::hint::black_box(!prober.is_null()));
+    if captured {
+        restore::check(ctx, wanted, &probe::tuple(ctx));
+    } else if kubelet {
+        probe::connects(ctx, probe::tuple(ctx));
+    }
+}
+
+#[inline(always)]
+fn listens(ctx: *mut bpf_sock_ops) {
     let port = read!(ctx, local_port) as u16;
     if !CAPTURE_PORTS.contains(&port) {
-        return HANDLED;
+        return;
     }
     let socket = read!(ctx, __bindgen_anon_2.sk);
     if socket.is_null() {
-        return HANDLED;
+        return;
     }
     // Whoever is not the proxy never gets into the map, whatever it listens on; nor does a listener that could not answer for
     // foreign addresses.
@@ -66,7 +100,6 @@ pub fn culvert_sockops(ctx: SockOpsContext) -> u32 {
     {
         file(ctx, port, tag.generation);
     }
-    HANDLED
 }
 
 /// Puts a listener into the first free slot of its generation.

@@ -155,6 +155,7 @@ ca: {{ address: 'https://127.0.0.1:1', rootFile: {root}, tokenFile: {token} }}
             identities: Manager::new(identity::Config::default(), Arc::new(NoSigner)),
             telemetry: Telemetry::new(telemetry::Config::default()),
             drain: Drain::new().signal(),
+            names: None,
             config: config.clone(),
         });
         let gate = Gate::new();

@@ -12,10 +12,7 @@ pub(super) enum Kind {
 }
 
 /// Each with why it changes nothing.
-pub(super) const HINTS: [(&str, Kind, &str); 19] = [
-    ("CLUSTER_DOMAIN", Kind::Text, "only a DNS proxy needs it, and this version has none"),
-    ("DNS_PROXY_ADDR", Kind::Text, "this version has no DNS proxy"),
-    ("PREFERED_SERVICE_NAMESPACE", Kind::Text, "only a DNS proxy needs it, and this version has none"),
+pub(super) const HINTS: [(&str, Kind, &str); 16] = [
     ("SERVICE_ACCOUNT", Kind::Text, "the token says it"),
     ("RUST_BACKTRACE", Kind::Text, "the runtime of the language reads it"),
     ("HTTP2_STREAM_WINDOW_SIZE", Kind::Number, "windows are sized for latency and memory together"),

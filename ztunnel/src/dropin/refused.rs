@@ -3,20 +3,7 @@
 use super::environment::Reader;
 
 /// Flags: name, the value that is refused, why, and what to do.
-pub(super) const FLAGS: [(&str, bool, &str, &str); 9] = [
-    (
-        "DNS_CAPTURE",
-        true,
-        "this version has no DNS proxy, and names of pods whose look-ups are captured would not be found",
-        "set it to false, and the node agent's ambient.dnsCapture too",
-    ),
-    // The same as node metadata, which is where Istio's proxy looks for it.
-    (
-        "ISTIO_META_DNS_CAPTURE",
-        true,
-        "this version has no DNS proxy, and names of pods whose look-ups are captured would not be found",
-        "set it to false, and the node agent's ambient.dnsCapture too",
-    ),
+pub(super) const FLAGS: [(&str, bool, &str, &str); 7] = [
     (
         "ENABLE_ORIG_SRC",
         false,

@@ -105,6 +105,12 @@ fn each_variable_reaches_its_place() {
         ("RUST_LOG", "debug", "/log/level", json!("debug")),
         ("AUTHZ_POLICY_INFO_LOGGING", "true", "/log/policyInfo", json!(true)),
         ("CRL_PATH", "/crl.pem", "/crlFile", json!("/crl.pem")),
+        ("DNS_CAPTURE", "true", "/dns/enabled", json!(true)),
+        ("DNS_CAPTURE", "false", "/dns/enabled", json!(false)),
+        ("ISTIO_META_DNS_CAPTURE", "true", "/dns/enabled", json!(true)),
+        ("DNS_PROXY_ADDR", "localhost:15053", "/dns/enabled", json!(false)),
+        ("CLUSTER_DOMAIN", "example.test", "/dns/clusterDomain", json!("example.test")),
+        ("PREFERED_SERVICE_NAMESPACE", "first", "/dns/preferredServiceNamespace", json!("first")),
         ("PROXY_CONFIG", "statsPort: 1\nholdApplicationUntilProxyStarts: true", "/metrics", json!("[::]:1")),
         ("PROXY_CONFIG", "proxyAdminPort: 2", "/admin", json!("127.0.0.1:2")),
         ("PROXY_CONFIG", "concurrency: 3", "/workers", json!(3)),
@@ -162,7 +168,7 @@ fn traces_are_as_the_otel_variables_say() {
 }
 
 /// A wrong value for everything that can be wrong.
-const WRONG: [(&str, &str); 34] = [
+const WRONG: [(&str, &str); 36] = [
     ("XDS_ADDRESS", "http://cp:1"),
     ("CA_ADDRESS", ""),
     ("XDS_ROOT_CA", "-----BEGIN CERTIFICATE-----"),
@@ -186,8 +192,10 @@ const WRONG: [(&str, &str); 34] = [
     ("PROXY_CONFIG", "statsPort: many"),
     ("PROXY_MODE", "dedicated"),
     ("COMPLIANCE_POLICY", "pqc"),
-    ("DNS_CAPTURE", "true"),
-    ("ISTIO_META_DNS_CAPTURE", "true"),
+    ("DNS_CAPTURE", "on"),
+    ("ISTIO_META_DNS_CAPTURE", "1"),
+    ("DNS_PROXY_ADDR", "0.0.0.0:53"),
+    ("CLUSTER_DOMAIN", "cluster local"),
     ("ENABLE_ORIG_SRC", "false"),
     ("FAKE_CA", "true"),
     ("INPOD_ENABLED", "false"),

@@ -5,6 +5,7 @@ use serde::Serialize;
 use telemetry::{LogHandle, Telemetry};
 
 use super::message::{Reply, Request};
+use super::profile;
 use super::router::Router;
 use crate::drain::Drain;
 use crate::readiness::Gate;
@@ -58,8 +59,8 @@ pub fn admin_routes(log: &LogHandle, drain: &Drain, deadline: std::time::Duratio
             async { Reply::text("draining\n") }
         })
         .get("/debug/memory", "memory of the process, from /proc/self", |_| async { memory() })
-        .route(Method::GET, "/debug/pprof/heap", "not available; says what to use", |_| async { no_profile("heap") })
-        .route(Method::GET, "/debug/pprof/profile", "not available; says what to use", |_| async { no_profile("cpu") })
+        .route(Method::GET, "/debug/pprof/heap", "not available; says what to use", |_| async { no_heap_profile() })
+        .get("/debug/pprof/profile", "a CPU profile for `pprof`; ?seconds=10 says how long", profile::cpu)
 }
 
 fn current(log: &LogHandle) -> String {
@@ -113,10 +114,9 @@ fn read_memory() -> std::io::Result<Memory> {
     })
 }
 
-fn no_profile(kind: &str) -> Reply {
-    let remedy = match kind {
-        "heap" => "read /debug/memory, or run the program under heaptrack or valgrind --tool=massif",
-        _ => "run `perf record -g -p <pid>` on the node",
-    };
-    Reply::error(StatusCode::NOT_IMPLEMENTED, format!("this build takes no {kind} profiles; {remedy}"))
+/// The C library's allocator keeps no record of who asked for memory.
+fn no_heap_profile() -> Reply {
+    let what = "this build takes no heap profiles; read /debug/memory, or run the program under heaptrack or \
+                valgrind --tool=massif";
+    Reply::error(StatusCode::NOT_IMPLEMENTED, what)
 }

@@ -2,11 +2,10 @@
 
 use std::rc::{Rc, Weak};
 
-use mesh::Identity;
 use tokio::time::timeout;
 
 use super::state::TunnelId;
-use super::types::{Dial, DialTimings, Evict, PoolKey, PoolStats};
+use super::types::{Bond, Dial, DialTimings, Evict, PoolKey, PoolStats};
 use super::{Inner, types};
 use crate::client::{self, Client, ClientDriver};
 use crate::pulse::ConnectionError;
@@ -36,7 +35,7 @@ impl<E> Clone for Failure<E> {
     }
 }
 
-type Made<IO> = (Client, ClientDriver<IO>, Identity, DialTimings);
+type Made<IO> = (Client, ClientDriver<IO>, Rc<dyn Bond>, DialTimings);
 
 impl<D: Dial> Inner<D> {
     pub(super) fn start_dial(self: &Rc<Self>, key: Rc<PoolKey>) {
@@ -46,10 +45,10 @@ impl<D: Dial> Inner<D> {
         let mut report = Report { inner: Rc::downgrade(self), key: key.clone(), told: false };
         tokio::task::spawn_local(async move {
             let attempt = async {
-                let types::Dialled { io, peer, timings } =
+                let types::Dialled { io, bond, timings } =
                     dialer.dial(&key).await.map_err(|e| Failure::Dial(Rc::new(e)))?;
                 let (client, driver) = client::connect(io, &limits).await.map_err(Failure::Handshake)?;
-                Ok((client, driver, peer, timings))
+                Ok((client, driver, bond, timings))
             };
             let made = timeout(limits.dial_timeout, attempt).await.unwrap_or(Err(Failure::TimedOut));
             report.tell(made);
@@ -59,7 +58,7 @@ impl<D: Dial> Inner<D> {
     fn dialled(self: &Rc<Self>, key: &Rc<PoolKey>, made: Result<Made<D::Io>, Failure<D::Error>>) {
         self.counters.dialled(made.is_ok());
         let (result, driver) = match made {
-            Ok((client, driver, peer, timings)) => (Ok((client, peer, timings)), Some(driver)),
+            Ok((client, driver, bond, timings)) => (Ok((client, bond, timings)), Some(driver)),
             Err(failure) => (Err(failure), None),
         };
         let next = self.state.borrow_mut().dialled(key, result, &self.limits);

@@ -350,3 +350,56 @@ proptest! {
         });
     }
 }
+
+/// Holds until it is told otherwise.
+#[derive(Debug)]
+struct Lease {
+    peer: mesh::Identity,
+    holds: std::cell::Cell<bool>,
+}
+
+impl Bond for Lease {
+    fn peer(&self) -> &mesh::Identity {
+        &self.peer
+    }
+
+    fn holds(&self) -> bool {
+        self.holds.get()
+    }
+
+    fn is_broken(&self) -> bool {
+        false
+    }
+}
+
+#[test]
+fn a_connection_whose_certificates_have_expired_takes_no_new_stream_and_loses_none() {
+    run(async {
+        let (pool, wire, mut ends) = scripted(ClientLimits::default());
+        let peer = "spiffe://cluster.local/ns/shop/sa/db".parse().unwrap();
+        let bond = Rc::new(Lease { peer, holds: true.into() });
+        *wire.bond.borrow_mut() = bond.clone();
+        let task = spawn_local({
+            let pool = pool.clone();
+            async move { open(&pool, "a").await }
+        });
+        let mut server = serve(ends.recv().await.unwrap(), ServerLimits::default());
+        let far = accept(&mut server).await;
+        let near = task.await.unwrap();
+        bond.holds.set(false);
+        *wire.bond.borrow_mut() = Rc::new(bond.peer.clone());
+        let task = spawn_local({
+            let pool = pool.clone();
+            async move { open(&pool, "a").await }
+        });
+        let mut second = serve(ends.recv().await.unwrap(), ServerLimits::default());
+        let _far2 = accept(&mut second).await;
+        assert!(!task.await.unwrap().reused);
+        assert_eq!(wire.dials.get(), 2);
+        spawn_local(async move {
+            let (recv, send) = far.split();
+            assert_eq!(echo(recv, send).await, Ok(()));
+        });
+        roundtrip(near, vec![3; 100_000]).await;
+    });
+}

@@ -5,12 +5,11 @@ use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use mesh::Identity;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::dial::Failure;
-use super::types::{DialTimings, Evict, PoolKey, PoolStats};
+use super::types::{Bond, DialTimings, Evict, PoolKey, PoolStats};
 use crate::client::Client;
 use crate::limits::ClientLimits;
 use crate::link::Seat;
@@ -23,7 +22,7 @@ pub(super) struct TunnelId(u64);
 pub(super) struct Tunnel {
     id: TunnelId,
     client: Client,
-    peer: Identity,
+    bond: Rc<dyn Bond>,
     timings: DialTimings,
 }
 
@@ -32,7 +31,7 @@ pub(super) struct Lease {
     pub(super) id: TunnelId,
     pub(super) client: Client,
     pub(super) seat: Arc<Seat>,
-    pub(super) peer: Identity,
+    pub(super) bond: Rc<dyn Bond>,
     pub(super) timings: DialTimings,
     pub(super) reused: bool,
 }
@@ -84,7 +83,8 @@ impl<E> State<E> {
                 self.slots.entry(key.clone()).or_insert_with(|| Slot::new(key))
             }
         };
-        slot.tunnels.retain(|t| t.client.is_usable());
+        // One whose certificates have expired carries its streams to their end, and no new one.
+        slot.tunnels.retain(|t| t.client.is_usable() && t.bond.holds());
         let (lease, more) = match slot.pick(avoid, limits) {
             Some(tunnel) => {
                 let busy = tunnel.is_busy(limits);
@@ -105,7 +105,7 @@ impl<E> State<E> {
     pub(super) fn dialled(
         &mut self,
         key: &PoolKey,
-        result: Result<(Client, Identity, DialTimings), Failure<E>>,
+        result: Result<(Client, Rc<dyn Bond>, DialTimings), Failure<E>>,
         limits: &ClientLimits,
     ) -> Dialled {
         self.next += 1;
@@ -119,8 +119,8 @@ impl<E> State<E> {
                 // Those who waited then have heard of it; these came later.
                 (!slot.waiters.is_empty()).then(|| slot.begin_dial())
             }
-            Ok((client, peer, timings)) => {
-                slot.tunnels.push(Tunnel { id, client, peer, timings });
+            Ok((client, bond, timings)) => {
+                slot.tunnels.push(Tunnel { id, client, bond, timings });
                 slot.hand_out(limits);
                 if evicted.is_some() {
                     // Those who asked before the eviction were served; nobody else will be.
@@ -259,7 +259,7 @@ impl Tunnel {
             id: self.id,
             client: self.client.clone(),
             seat: self.client.seat(),
-            peer: self.peer.clone(),
+            bond: self.bond.clone(),
             timings: self.timings,
             reused,
         }

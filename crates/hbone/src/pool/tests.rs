@@ -17,7 +17,7 @@ fn a_second_stream_uses_the_first_connection() {
         assert_eq!(first.timings.dial.unwrap().connect, Duration::from_millis(1));
         let second = open(&pool, "a").await;
         assert!(second.reused && second.timings.dial.is_none());
-        assert_eq!(&**second.peer.service_account(), "db");
+        assert_eq!(&**second.bond.peer().service_account(), "db");
         roundtrip(first, b"one".to_vec()).await;
         roundtrip(second, vec![9; 3 << 20]).await;
         let stats = pool.stats();

@@ -43,13 +43,41 @@ pub trait Dial: 'static {
     fn dial(&self, key: &PoolKey) -> impl Future<Output = Result<Dialled<Self::Io>, Self::Error>>;
 }
 
+/// What a connection rests on: the certificates of both ends, or whatever else the dialler has checked.
+pub trait Bond: fmt::Debug {
+    /// Who is at the other end.
+    fn peer(&self) -> &Identity;
+
+    /// Whether new streams may go over the connection. Once false it stays false: a certificate has expired, for one.
+    fn holds(&self) -> bool;
+
+    /// Whether the connection must not carry anything any more: a certificate was revoked, for one. Ending it is the
+    /// transport's matter; this says why it ended.
+    fn is_broken(&self) -> bool;
+}
+
+/// An identity that is good for ever.
+impl Bond for Identity {
+    fn peer(&self) -> &Identity {
+        self
+    }
+
+    fn holds(&self) -> bool {
+        true
+    }
+
+    fn is_broken(&self) -> bool {
+        false
+    }
+}
+
 /// A new transport.
 #[derive(Debug)]
 pub struct Dialled<IO> {
     /// The transport.
     pub io: IO,
-    /// Who is at the other end.
-    pub peer: Identity,
+    /// Who is at the other end, and for how long that is sure.
+    pub bond: Rc<dyn Bond>,
     /// How long its parts took.
     pub timings: DialTimings,
 }
@@ -83,8 +111,8 @@ pub struct Opened {
     pub headers: ResponseHeaders,
     /// Whether the connection was there before.
     pub reused: bool,
-    /// Who the connection's peer is.
-    pub peer: Identity,
+    /// Who the connection's peer is, and for how long that is sure.
+    pub bond: Rc<dyn Bond>,
     /// How long it took.
     pub timings: Timings,
 }

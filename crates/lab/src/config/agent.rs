@@ -38,6 +38,7 @@ pub(crate) fn pods(paths: &Paths, plan: &Plan, node: &NodePlan) -> Result<(), La
                 "netns": paths.netns(&netns_of_pod(&p.pod.name)),
                 "addresses": p.addresses,
                 "hostInterface": p.host_interface,
+                "dns": p.pod.dns,
             })
         })
         .collect();

@@ -5,7 +5,9 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use mesh::{OriginalDst, PeerAddr};
+use rustix::net::RecvFlags;
 use socket2::SockRef;
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use crate::sys;
@@ -42,6 +44,41 @@ pub fn original_dst_conntrack(stream: &TcpStream) -> io::Result<OriginalDst> {
     match tracked.ok().and_then(|found| found.as_socket()) {
         Some(found) => Ok(OriginalDst::new(found)),
         None => original_dst(stream),
+    }
+}
+
+/// Looks at what a connection has received until `enough` makes something of it, and leaves every byte where it is.
+///
+/// `None` when it never will: the other end has sent its last byte, or the buffer is full.
+///
+/// # Errors
+/// Those of recv(2).
+pub async fn peek_until<T>(
+    stream: &TcpStream,
+    buffer: &mut [u8],
+    enough: impl Fn(&[u8]) -> Option<T>,
+) -> io::Result<Option<T>> {
+    loop {
+        let ready = stream.ready(Interest::READABLE).await?;
+        let looked = stream.try_io(Interest::READABLE, || {
+            let (count, _) = rustix::net::recv(stream, &mut *buffer, RecvFlags::PEEK | RecvFlags::DONTWAIT)?;
+            let seen = buffer.get(..count).unwrap_or_default();
+            match enough(seen) {
+                Some(found) => Ok(Some(found)),
+                None if seen.is_empty() || count == buffer.len() => Ok(None),
+                // Has the runtime wait for more bytes and not for those that are there.
+                None => Err(io::ErrorKind::WouldBlock.into()),
+            }
+        });
+        match looked {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                // A connection that is closed at the other end counts as readable for ever.
+                if ready.is_read_closed() {
+                    return Ok(None);
+                }
+            }
+            done => return done,
+        }
     }
 }
 

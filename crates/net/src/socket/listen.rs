@@ -94,6 +94,6 @@ fn serves_both(options: &ListenOptions) -> bool {
 }
 
 /// EAFNOSUPPORT: the kernel runs with ipv6.disable=1. EADDRNOTAVAIL: net.ipv6.conf.*.disable_ipv6 took `::` away.
-fn no_ipv6(error: &io::Error) -> bool {
+pub(super) fn no_ipv6(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
 }

@@ -31,6 +31,45 @@ struct Shared<A> {
     authorise: A,
     next: AtomicU64,
     reports: Reports,
+    sums: Sums,
+}
+
+#[derive(Debug, Default)]
+struct Sums {
+    responses: AtomicU64,
+    resources: AtomicU64,
+    removals: AtomicU64,
+    bytes: AtomicU64,
+    nacks: AtomicU64,
+}
+
+/// What all streams together have carried since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Responses handed to the transport.
+    pub responses: u64,
+    /// Resources in them.
+    pub resources: u64,
+    /// Names of removed resources in them.
+    pub removals: u64,
+    /// Bytes of the resources' bodies.
+    pub bytes: u64,
+    /// Responses that clients refused, in whole or in part.
+    pub nacks: u64,
+}
+
+impl Sums {
+    fn sent(&self, response: &DeltaDiscoveryResponse) {
+        let bytes: usize = response.resources.iter().filter_map(|r| Some(r.resource.as_ref()?.value.len())).sum();
+        for (sum, add) in [
+            (&self.responses, 1),
+            (&self.resources, response.resources.len()),
+            (&self.removals, response.removed_resources.len()),
+            (&self.bytes, bytes),
+        ] {
+            sum.fetch_add(add as u64, Ordering::Relaxed);
+        }
+    }
 }
 
 /// The clients and the bell that rings when one of them stands differently.
@@ -50,7 +89,7 @@ impl<A: Authorise> Server<A> {
     /// A service that serves a store to those whom `authorise` lets in.
     pub fn new(store: Store, authorise: A) -> Self {
         let reports = Reports { clients: Arc::default(), bell: watch::Sender::new(()) };
-        Self { shared: Arc::new(Shared { store, authorise, next: AtomicU64::new(1), reports }) }
+        Self { shared: Arc::new(Shared { store, authorise, next: AtomicU64::new(1), reports, sums: Sums::default() }) }
     }
 
     /// The service in the form that a gRPC listener takes. Needs a tokio runtime; streams are tasks on it.
@@ -61,6 +100,19 @@ impl<A: Authorise> Server<A> {
     /// How the connected clients stand, by a number that grows with each stream.
     pub fn clients(&self) -> BTreeMap<u64, ClientReport> {
         self.shared.reports.read()
+    }
+
+    /// What all streams together have carried since the start.
+    pub fn totals(&self) -> Totals {
+        let sums = &self.shared.sums;
+        let read = |sum: &AtomicU64| sum.load(Ordering::Relaxed);
+        Totals {
+            responses: read(&sums.responses),
+            resources: read(&sums.resources),
+            removals: read(&sums.removals),
+            bytes: read(&sums.bytes),
+            nacks: read(&sums.nacks),
+        }
     }
 
     /// Waits until every connected client that asked for a type has acknowledged it up to a revision. A client that refused
@@ -126,7 +178,8 @@ impl<A: Authorise> Shared<A> {
         let node = first.node.clone().ok_or_else(|| Status::invalid_argument("the first request has no node"))?;
         let caller = Caller { metadata: &metadata, extensions: &extensions, node: &node };
         let grant = self.authorise.authorise(&caller).await?;
-        let mut session = Session::new(grant, node.id);
+        let mut session = Session::new(grant.clone(), node.id);
+        let mut ended = grant.ended();
         let mut bell = self.store.listen();
         session.request(&self.store, first)?;
         let mut response = None;
@@ -137,15 +190,23 @@ impl<A: Authorise> Shared<A> {
             self.reports.set(id, session.report());
             tokio::select! {
                 message = incoming.message() => match message? {
-                    Some(request) => session.request(&self.store, request)?,
+                    Some(request) => {
+                        self.sums.nacks.fetch_add(u64::from(request.error_detail.is_some()), Ordering::Relaxed);
+                        session.request(&self.store, request)?;
+                    }
                     None => return Ok(()),
                 },
                 // Reading goes on while the client takes its time with a response.
                 permit = sender.reserve(), if response.is_some() => match (permit, response.take()) {
-                    (Ok(permit), Some(response)) => permit.send(Ok(response)),
+                    (Ok(permit), Some(response)) => {
+                        self.sums.sent(&response);
+                        permit.send(Ok(response));
+                    }
                     _ => return Ok(()),
                 },
                 changed = bell.changed(), if response.is_none() => if changed.is_err() { return Ok(()) },
+                // Withdrawn rights end the stream also while the client is slow.
+                end = &mut ended => return end.map_or(Ok(()), Err),
                 () = sender.closed() => return Ok(()),
             }
         }

@@ -138,6 +138,22 @@ impl Store {
         Ok(read(self.table(type_url)?).revision)
     }
 
+    /// The resources of a type as they are now, in the order of their names. Bodies are shared with the store.
+    ///
+    /// # Errors
+    /// When the type is not served here.
+    pub fn entries(&self, type_url: &str) -> Result<Vec<Entry>, UnknownType> {
+        Ok(read(self.table(type_url)?).iter().map(|stored| stored.entry.clone()).collect())
+    }
+
+    /// How many resources of a type there are.
+    ///
+    /// # Errors
+    /// When the type is not served here.
+    pub fn len(&self, type_url: &str) -> Result<usize, UnknownType> {
+        Ok(read(self.table(type_url)?).entries.len())
+    }
+
     pub(super) fn types(&self) -> impl Iterator<Item = &str> {
         self.types.iter().map(|(t, _)| t.as_str())
     }

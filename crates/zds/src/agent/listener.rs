@@ -100,13 +100,13 @@ pub(super) async fn run(
     let mut stopped = pin!(session::stopped(shared.listen()));
     let mut pace = interval(options.accept_interval);
     pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    for connection in 1.. {
+    loop {
         let accepted = tokio::select! {
             accepted = async { pace.tick().await; listener.accept().await } => accepted,
             () = &mut stopped => return,
         };
         match accepted {
-            Ok((stream, _)) => enter(stream, connection, &shared, &options, &events),
+            Ok((stream, _)) => enter(stream, shared.next_connection(), &shared, &options, &events),
             // No descriptor is free or the peer left while waiting: the pace of accepting keeps this from spinning.
             Err(error) if transient(&error) => tracing::warn!(%error, "cannot accept a proxy now"),
             Err(error) => {

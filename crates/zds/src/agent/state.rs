@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -39,13 +40,15 @@ struct State {
 #[derive(Debug)]
 pub(super) struct Shared {
     state: Mutex<State>,
+    /// How many connections there have been, over all sockets.
+    numbered: AtomicU64,
     /// `true` once the server is gone.
     bell: watch::Sender<bool>,
 }
 
 impl Default for Shared {
     fn default() -> Self {
-        Self { state: Mutex::default(), bell: watch::Sender::new(false) }
+        Self { state: Mutex::default(), numbered: AtomicU64::new(0), bell: watch::Sender::new(false) }
     }
 }
 
@@ -70,6 +73,11 @@ impl Shared {
 
     pub(super) fn connections(&self) -> Vec<u64> {
         self.lock().connections.clone()
+    }
+
+    /// Numbers a connection; later ones are greater, and the first is 1.
+    pub(super) fn next_connection(&self) -> u64 {
+        self.numbered.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     pub(super) fn join(&self, connection: u64) {

@@ -383,3 +383,29 @@ async fn a_dead_agents_file_is_replaced_and_ones_own_is_removed() {
     assert!(matches!(proxy.packet().await, Err(Failure::Closed)));
     assert!(matches!(agent.gone().await, Gone::Stopped));
 }
+
+#[tokio::test]
+async fn proxies_at_two_sockets_are_one_succession() {
+    let folder = tempfile::tempdir().unwrap();
+    let paths = [folder.path().join("old.sock"), folder.path().join("new.sock")];
+    let (server, mut events) = Server::bind_all(&paths, options()).unwrap();
+    let mut proxies = Vec::new();
+    for (number, path) in (1..).zip(&paths) {
+        let proxy = Proxy::connect(path).await;
+        loop {
+            if let Event::Connected { peer, proceed } = timeout(PATIENCE, events.recv()).await.unwrap().unwrap() {
+                assert_eq!(peer.connection, number);
+                proceed.go();
+                break;
+            }
+        }
+        assert_eq!(proxy.take().await, "snapshot");
+        proxies.push(proxy);
+    }
+    server.add("u1", &info("a"), netns()).unwrap();
+    assert_eq!(proxies[1].take().await, "add u1 a");
+    let quiet = timeout(Duration::from_millis(50), proxies[0].0.receive()).await;
+    assert!(quiet.is_err(), "the older proxy was told too");
+    drop(server);
+    assert!(paths.iter().all(|path| !path.exists()), "socket files are left");
+}

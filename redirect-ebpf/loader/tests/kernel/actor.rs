@@ -51,6 +51,26 @@ impl Proxy {
         self.ask(&format!("connect {source} {destination} {mark}"))
     }
 
+    /// Connects from a source port (0 = any) and stays connected; answers like `connect`.
+    pub fn dial(&mut self, source_port: u16, destination: &str) -> String {
+        self.ask(&format!("dial {source_port} {destination}"))
+    }
+
+    /// Ends what `dial` opened: with a FIN, or with a RST.
+    pub fn hang_up(&mut self, reset: bool) {
+        assert_eq!(self.ask(&format!("hang_up {reset}")), "ok");
+    }
+
+    /// Opens a DNS socket: each question is answered with who answers, and the addresses it came from and went to.
+    pub fn answer_questions(&mut self) {
+        assert_eq!(self.ask("dns"), "ok");
+    }
+
+    /// Asks a server, with a mark on the socket.
+    pub fn question(&mut self, server: &str, mark: u32) -> String {
+        self.ask(&format!("question {server} {mark}"))
+    }
+
     pub fn close(&mut self) {
         assert_eq!(self.ask("close"), "ok");
     }
@@ -80,6 +100,7 @@ impl Drop for Proxy {
 pub fn run() {
     let generation = std::env::var(ENV).unwrap();
     let mut listeners: Vec<Socket> = Vec::new();
+    let mut dialled: Vec<Socket> = Vec::new();
     for line in std::io::stdin().lines() {
         let line = line.unwrap();
         let words: Vec<&str> = line.split(' ').collect();
@@ -96,6 +117,19 @@ pub fn run() {
                 "ok".to_owned()
             }
             ["connect", source, destination, mark] => connect(source, destination, mark.parse().unwrap()),
+            ["dial", port, destination] => dial(port.parse().unwrap(), destination, &mut dialled),
+            ["hang_up", reset] => {
+                for socket in dialled.drain(..).filter(|_| reset == "true") {
+                    socket.set_linger(Some(std::time::Duration::ZERO)).unwrap();
+                }
+                "ok".to_owned()
+            }
+            ["dns"] => {
+                crate::questions::answer(generation.clone());
+                "ok".to_owned()
+            }
+            ["question", server, mark] => crate::questions::ask(server, mark.parse().unwrap())
+                .unwrap_or_else(|error| format!("error {:?}", error.kind())),
             ["close"] => close(listeners.drain(..)),
             ["close", "older"] => {
                 let older = listeners.len() - 1;
@@ -162,6 +196,32 @@ fn connect(source: &str, destination: &str, mark: u32) -> String {
         Ok::<_, std::io::Error>(line.trim_end().to_owned())
     };
     attempt().unwrap_or_else(|error| format!("error {:?}", error.kind()))
+}
+
+fn dial(source_port: u16, destination: &str, dialled: &mut Vec<Socket>) -> String {
+    let destination: SocketAddr = destination.parse().unwrap();
+    let attempt = || {
+        let socket = Socket::new(Domain::for_address(destination), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        let any = if destination.is_ipv4() {
+            SocketAddr::from(([0; 4], source_port))
+        } else {
+            SocketAddr::from(([0u16; 8], source_port))
+        };
+        socket.bind(&SockAddr::from(any))?;
+        socket.connect_timeout(&SockAddr::from(destination), super::lab::PATIENCE)?;
+        socket.set_read_timeout(Some(super::lab::PATIENCE))?;
+        let mut line = String::new();
+        BufReader::new(&socket).read_line(&mut line)?;
+        Ok::<_, std::io::Error>((socket, line.trim_end().to_owned()))
+    };
+    match attempt() {
+        Ok((socket, line)) => {
+            dialled.push(socket);
+            line
+        }
+        Err(error) => format!("error {:?}", error.kind()),
+    }
 }
 
 pub fn canonical(address: SocketAddr) -> SocketAddr {

@@ -332,12 +332,12 @@ fn forwarded_packets_do_not_leave() {
 }
 
 /// A namespace behind the pod, as docker-in-docker makes.
-struct Inner<'a> {
+pub struct Inner<'a> {
     lab: &'a Lab,
 }
 
 impl<'a> Inner<'a> {
-    fn inside(lab: &'a Lab) -> Self {
+    pub fn inside(lab: &'a Lab) -> Self {
         let name = lab.ns("inner");
         lab.ip_plain(&format!("netns add {name}"));
         lab.ip("pod", &format!("link add inner0 type veth peer name eth0 netns {name}"));
@@ -350,7 +350,7 @@ impl<'a> Inner<'a> {
         Self { lab }
     }
 
-    fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         self.lab.run("inner", work)
     }
 }
@@ -395,7 +395,7 @@ fn forgotten_proxy_is_an_app() {
     sniffer.assert_silent(&lab, "a forgotten proxy");
 }
 
-fn set_option(socket: &Socket, level: i32, name: i32, value: i32) -> std::io::Result<()> {
+pub fn set_option(socket: &Socket, level: i32, name: i32, value: i32) -> std::io::Result<()> {
     let length = size_of::<i32>() as libc::socklen_t;
     // SAFETY: value and length describe the parameter.
     let failed = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), length) };

@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use redirect_loader::{Counters, HostLink, Link, LoadConfig, PodSpec, Reason, Redirector};
@@ -18,6 +18,7 @@ use crate::actor::{Proxy, canonical};
 pub const POD4: &str = "10.77.0.2";
 pub const POD6: &str = "fd77::2";
 pub const NODE4: &str = "10.77.0.1";
+pub const NODE6: &str = "fd77::1";
 pub const PEER4: &str = "10.78.0.2";
 pub const PEER6: &str = "fd78::2";
 
@@ -28,6 +29,9 @@ pub const POD_MAC: &str = "02:00:00:00:00:02";
 pub const PATIENCE: Duration = Duration::from_secs(5);
 /// What "refused at once" means; a lost SYN would be sent again after 1 s.
 pub const AT_ONCE: Duration = Duration::from_millis(500);
+
+/// Labs that are made now use clsact filters instead of tcx links.
+pub static CLSACT: AtomicBool = AtomicBool::new(false);
 
 const CGROUP2: &str = "/sys/fs/cgroup/unified";
 
@@ -59,7 +63,7 @@ impl Drop for OwnCgroup {
     }
 }
 
-fn mount_point() -> PathBuf {
+pub fn mount_point() -> PathBuf {
     let hybrid = Path::new(CGROUP2);
     if hybrid.exists() { hybrid.into() } else { "/sys/fs/cgroup".into() }
 }
@@ -73,6 +77,8 @@ pub struct Lab {
     /// `None` while a test plays a dead agent.
     pub redirector: Option<Redirector>,
     pub config: LoadConfig,
+    /// Whether `enroll` switches DNS on.
+    pub dns: bool,
     bpffs: tempfile::TempDir,
     cgroups: Vec<PathBuf>,
 }
@@ -80,14 +86,30 @@ pub struct Lab {
 impl Lab {
     /// Namespaces, links and a loaded redirector; nothing enrolled.
     pub fn new() -> Self {
+        let mut lab = Self::unloaded();
+        lab.load();
+        lab
+    }
+
+    /// The same without a redirector.
+    pub fn unloaded() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let name = format!("cv{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let bpffs = tempfile::tempdir().unwrap();
         let config = LoadConfig { cgroup_root: cgroup_root(), bpffs: bpffs.path().into() };
-        let mut lab = Self { name, redirector: None, config, bpffs, cgroups: Vec::new() };
+        let lab = Self { name, redirector: None, config, dns: false, bpffs, cgroups: Vec::new() };
         lab.links();
-        lab.redirector = Some(Redirector::load(&lab.config).unwrap_or_else(|e| panic!("{e:#?}")));
         lab
+    }
+
+    /// Loads the redirector, as a new agent does.
+    pub fn load(&mut self) {
+        let mut redirector = Redirector::load(&self.config).unwrap_or_else(|e| panic!("{e:#?}"));
+        if CLSACT.load(Ordering::Relaxed) {
+            redirector.prefer_clsact();
+        }
+        redirector.set_host(self.netns("node").as_fd()).unwrap();
+        self.redirector = Some(redirector);
     }
 
     /// As `new`, with the pod enrolled and a proxy of generation 1 listening and active.
@@ -174,6 +196,7 @@ impl Lab {
     ) -> Result<redirect_loader::Enrolled, redirect_loader::EnrollError> {
         let (pod, node) = (self.netns("pod"), self.netns("node"));
         let addresses = [POD4.parse::<IpAddr>().unwrap(), POD6.parse().unwrap()];
+        let dns = self.dns;
         self.redirector().enroll(&PodSpec {
             uid: "11111111-2222-3333-4444-555555555555",
             netns: pod.as_fd(),
@@ -181,6 +204,7 @@ impl Lab {
             host_link: HostLink { netns: node.as_fd(), link: Link::Name("pod0") },
             generation,
             keep_established,
+            dns,
         })
     }
 
@@ -196,14 +220,24 @@ impl Lab {
         Proxy::start(generation, &cgroup, &self.path("pod"))
     }
 
+    /// A process in a cgroup of its own below the root, in one of the namespaces.
+    pub fn process(&mut self, name: &str, role: &str) -> Proxy {
+        let cgroup = self.cgroup(name);
+        Proxy::start(0, &cgroup, &self.path(role))
+    }
+
     /// A process in a cgroup that is not a proxy's.
     pub fn impostor(&mut self) -> Proxy {
         let cgroup = self.cgroup("impostor");
         Proxy::start(99, &cgroup, &self.path("pod"))
     }
 
-    fn cgroup(&mut self, name: &str) -> PathBuf {
-        let path = self.cgroup_of(name);
+    pub fn cgroup(&mut self, name: &str) -> PathBuf {
+        self.make_cgroup(self.cgroup_of(name))
+    }
+
+    /// Any cgroup; it goes with the lab.
+    pub fn make_cgroup(&mut self, path: PathBuf) -> PathBuf {
         std::fs::create_dir(&path).unwrap();
         self.cgroups.push(path.clone());
         path

@@ -98,7 +98,7 @@ fn an_older_socket_connects_anew_captured() {
 }
 
 /// connect(2) with AF_UNSPEC.
-fn disconnect(socket: &Socket) {
+pub fn disconnect(socket: &Socket) {
     // SAFETY: an all-zero sockaddr is one of family AF_UNSPEC.
     let address: libc::sockaddr = unsafe { std::mem::zeroed() };
     // SAFETY: pointer and length describe the local variable.
@@ -107,7 +107,7 @@ fn disconnect(socket: &Socket) {
     assert_eq!(failed, 0, "{}", std::io::Error::last_os_error());
 }
 
-fn rules(lab: &Lab) -> Vec<String> {
+pub fn rules(lab: &Lab) -> Vec<String> {
     let listing = |arguments: &str| {
         let arguments = format!("-n {} {arguments}", lab.ns("pod"));
         let output = Command::new("ip").args(arguments.split(' ')).output().unwrap();

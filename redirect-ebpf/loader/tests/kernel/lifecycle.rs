@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use aya::maps::MapData;
 use aya::programs::links::{FdLink, PinnedLink};
 use redirect_loader::{EnrollError, HostLink, Link, LoadConfig, PodSpec, PodState, Reason, RedirectError, Redirector};
 
@@ -21,6 +22,7 @@ pub const TESTS: &[Test] = &[
     ("enrolling_again_repairs_the_guard", enrolling_again_repairs_the_guard),
     ("a_pod_that_died_is_forgotten", a_pod_that_died_is_forgotten),
     ("an_ipv4_pod_cannot_call_ipv6", an_ipv4_pod_cannot_call_ipv6),
+    ("another_mesh_in_the_pod_is_named", another_mesh_in_the_pod_is_named),
 ];
 
 fn a_dead_agent_changes_nothing() {
@@ -30,7 +32,7 @@ fn a_dead_agent_changes_nothing() {
     for (from, to) in [("pod", format!("{PEER4}:80")), ("peer", format!("{POD4}:80"))] {
         assert_eq!(lab.run(from, || call(&to)).unwrap().1.generation, 1);
     }
-    lab.redirector = Some(Redirector::load(&lab.config).unwrap());
+    lab.load();
     let pods = lab.redirector().pods().unwrap();
     assert_eq!(pods.len(), 1);
     let pod = &pods[0];
@@ -70,7 +72,7 @@ fn programs_are_replaced_while_connections_run() {
     });
     assert!(calls >= 10, "only {calls} calls were made while programs were replaced");
     assert!(program_ids(&lab).iter().all(|id| !before.contains(id)), "a program was not replaced");
-    lab.redirector = Some(Redirector::load(&lab.config).unwrap());
+    lab.load();
     echo(&mut held);
 }
 
@@ -85,7 +87,7 @@ fn program_ids(lab: &Lab) -> Vec<u32> {
             ids.push(link.info().unwrap().program_id());
         }
     }
-    assert_eq!(ids.len(), 7);
+    assert_eq!(ids.len(), 9);
     ids
 }
 
@@ -97,7 +99,7 @@ fn unload_ends_capture() {
     Redirector::unload(&lab.config.bpffs).unwrap();
     assert_eq!(lab.run("pod", || call(&format!("{PEER4}:80"))).unwrap().1.generation, 0);
     // And again from nothing.
-    lab.redirector = Some(Redirector::load(&lab.config).unwrap());
+    lab.load();
     assert!(lab.redirector().pods().unwrap().is_empty());
 }
 
@@ -121,10 +123,16 @@ fn foreign_pins_are_refused() {
     refused("a map for a link");
     std::fs::rename(root.join("links/culvert_conn4"), root.join("maps/TAGS")).unwrap();
     std::fs::rename(root.join("aside"), root.join("links/culvert_conn4")).unwrap();
+    // Unloading is the remedy, so it works in spite of that.
+    std::fs::rename(root.join("maps/PODS"), root.join("aside")).unwrap();
+    std::fs::rename(root.join("maps/META"), root.join("maps/PODS")).unwrap();
+    refused("another map again");
+    Redirector::unload(&lab.config.bpffs).unwrap();
+    drop(Redirector::load(&lab.config).unwrap());
     // Another cgroup than the one the pins belong to.
     let elsewhere = LoadConfig { cgroup_root: lab.config.cgroup_root.join("app"), ..lab.config.clone() };
     assert!(matches!(Redirector::load(&elsewhere), Err(RedirectError::ForeignPin { .. })));
-    lab.redirector = Some(Redirector::load(&lab.config).unwrap());
+    lab.load();
 }
 
 fn a_wrong_cgroup_is_named() {
@@ -149,16 +157,11 @@ fn a_failed_enrolment_leaves_nothing() {
         host_link: HostLink { netns: node.as_fd(), link: Link::Name("absent0") },
         generation: None,
         keep_established: true,
+        dns: false,
     };
     let error = lab.redirector().enroll(&spec).unwrap_err();
     assert!(matches!(error, EnrollError::HostLink { .. }), "{error}");
-    assert!(lab.redirector().pods().unwrap().is_empty());
-    assert!(!lab.config.bpffs.join("culvert/v1/pods").join(lab.cookie().to_string()).exists());
-    assert_eq!(lab.run("pod", || call(&format!("{PEER4}:80"))).unwrap().1.generation, 0);
-    lab.run("pod", || {
-        let accept = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_fwmark_accept").unwrap();
-        assert_eq!(accept.trim(), "0");
-    });
+    nothing_left(&mut lab);
     // A guard on another device would guard nothing: one that leads elsewhere, and one that leads nowhere.
     for link in [Link::Name("up0"), Link::Name("lo"), Link::Index(4000)] {
         let wrong = PodSpec { host_link: HostLink { netns: node.as_fd(), link }, ..spec.clone() };
@@ -166,16 +169,48 @@ fn a_failed_enrolment_leaves_nothing() {
         assert!(matches!(error, EnrollError::HostLink { .. }), "{link:?}: {error}");
         assert!(lab.redirector().pods().unwrap().is_empty());
     }
+    // Links that have no place for a guard are named as what they are.
+    lab.ip("node", "link add bridge0 type bridge");
+    lab.ip("node", &format!("link add link up0 name net7 netns {} type macvlan mode bridge", lab.ns("pod")));
+    for (name, words) in [("bridge0", "is a bridge device"), ("up0", "ipvlan and macvlan name their parent here")] {
+        let link = Link::Name(name);
+        let other = PodSpec { host_link: HostLink { netns: node.as_fd(), link }, ..spec.clone() };
+        let text = lab.redirector().enroll(&other).unwrap_err().to_string();
+        assert!(text.contains(words) && text.contains("set the network plugin to veth"), "{text}");
+    }
+    lab.ip("pod", "link del net7");
     // An address that the pod does not have cannot be a source.
     let foreign = [PEER4.parse::<IpAddr>().unwrap()];
-    let error = lab.redirector().enroll(&PodSpec { addresses: &foreign, ..spec.clone() }).unwrap_err();
+    let good = PodSpec { host_link: HostLink { netns: node.as_fd(), link: Link::Name("pod0") }, ..spec.clone() };
+    let error = lab.redirector().enroll(&PodSpec { addresses: &foreign, ..good.clone() }).unwrap_err();
     assert!(matches!(error, EnrollError::Route { .. }), "{error}");
+    nothing_left(&mut lab);
+    // The last step fails: something else is pinned where the guard belongs.
+    let folder = lab.config.bpffs.join("culvert/v1/pods").join(lab.cookie().to_string());
+    std::fs::create_dir(&folder).unwrap();
+    let tags = MapData::from_pin(lab.config.bpffs.join("culvert/v1/maps/TAGS")).unwrap();
+    tags.pin(folder.join("guard")).unwrap();
+    let error = lab.redirector().enroll(&PodSpec { dns: true, ..good }).unwrap_err();
+    assert!(matches!(error, EnrollError::Redirect(RedirectError::ForeignPin { .. })), "{error}");
+    nothing_left(&mut lab);
     let error = lab.redirector().enroll(&PodSpec { addresses: &[], ..spec.clone() }).unwrap_err();
     assert!(matches!(error, EnrollError::NoAddress { .. }), "{error}");
     let long = "u".repeat(65);
     let error = lab.redirector().enroll(&PodSpec { uid: &long, ..spec }).unwrap_err();
     assert!(matches!(error, EnrollError::LongUid { .. }), "{error}");
     lab.enroll();
+}
+
+/// As if nobody had ever tried.
+fn nothing_left(lab: &mut Lab) {
+    assert!(lab.redirector().pods().unwrap().is_empty());
+    assert!(!lab.config.bpffs.join("culvert/v1/pods").join(lab.cookie().to_string()).exists());
+    assert_eq!(lab.run("pod", || call(&format!("{PEER4}:80"))).unwrap().1.generation, 0);
+    lab.run("pod", || {
+        let accept = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_fwmark_accept").unwrap();
+        assert_eq!(accept.trim(), "0");
+    });
+    assert!(crate::leaving::rules(lab).iter().all(|rule| !rule.starts_with("2:\t")));
 }
 
 fn enrolling_again_repairs_the_guard() {
@@ -224,10 +259,66 @@ fn an_ipv4_pod_cannot_call_ipv6() {
             host_link: HostLink { netns: node.as_fd(), link: Link::Name("pod0") },
             generation: Some(1),
             keep_established: false,
+            dns: false,
         })
         .unwrap();
     assert_eq!(lab.run("pod", || call(&format!("{PEER4}:80"))).unwrap().1.generation, 1);
     let error = lab.run("pod", || call("[fd78::2]:80")).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(1));
     assert_eq!(lab.count(Reason::ConnectUnroutable), 1);
+}
+
+fn nft(lab: &Lab, rules: &str) {
+    let netns = format!("--net={}", lab.path("pod").display());
+    let status = std::process::Command::new("nsenter").args([&netns, "nft", rules]).status().unwrap();
+    assert!(status.success(), "{rules}");
+}
+
+fn another_mesh_in_the_pod_is_named() {
+    let mut lab = Lab::new();
+    let _server = lab.run("peer", || serve("[::]:80"));
+    let refused = |lab: &mut Lab, word: &str| -> EnrollError {
+        let error = lab.enroll_with(None, true).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains(word) && text.contains("remedy"), "{text}");
+        nothing_left(lab);
+        error
+    };
+    for family in ["-4", "-6"] {
+        lab.ip("pod", &format!("{family} rule add pref 32764 fwmark 0x111/0xfff lookup 77"));
+        lab.ip("pod", &format!("{family} rule add pref 900 lookup 101"));
+        let error = refused(&mut lab, "rule 900 leads to table 101");
+        assert!(matches!(error, EnrollError::Conflict { .. }), "{error}");
+        lab.ip("pod", &format!("{family} rule del pref 900"));
+        lab.ip("pod", &format!("{family} rule add pref 901 fwmark 0x1000/0x1000 lookup 77"));
+        refused(&mut lab, "mark 0x1000/0x1000");
+        lab.ip("pod", &format!("{family} rule del pref 901"));
+    }
+    for rule in ["-4", "-6"] {
+        lab.ip("pod", &format!("{rule} rule add pref 32764 fwmark 0x111/0xfff lookup 100"));
+        refused(&mut lab, "Istio ambient");
+        lab.ip("pod", &format!("{rule} rule del pref 32764 lookup 100"));
+    }
+    for command in ["iptables-legacy", "ip6tables-legacy"] {
+        let netns = format!("--net={}", lab.path("pod").display());
+        let run = |arguments: &[&str]| {
+            let status =
+                std::process::Command::new("nsenter").arg(&netns).arg(command).args(arguments).status().unwrap();
+            assert!(status.success(), "{command} {arguments:?}");
+        };
+        run(&["-t", "nat", "-N", "ISTIO_OUTPUT"]);
+        refused(&mut lab, "chain ISTIO_OUTPUT in table nat");
+        run(&["-t", "nat", "-X", "ISTIO_OUTPUT"]);
+    }
+    nft(&lab, "add table inet istio-ambient-nat; add chain inet istio-ambient-nat istio-output");
+    let error = refused(&mut lab, "Istio ambient");
+    assert!(matches!(error, EnrollError::OtherMesh { .. }), "{error}");
+    nft(&lab, "delete table inet istio-ambient-nat");
+    nft(&lab, "add table ip nat; add chain ip nat PROXY_INIT_OUTPUT");
+    refused(&mut lab, "Linkerd");
+    nft(&lab, "delete table ip nat; add table ip mine; add chain ip mine o");
+    lab.enroll();
+    // Once enrolled it stays so; only the log tells.
+    nft(&lab, "add table inet istio-ambient-nat; add chain inet istio-ambient-nat istio-output");
+    lab.enroll();
 }

@@ -5,14 +5,20 @@
 #![allow(unsafe_code, reason = "raw sockets and MPTCP have no safe face")]
 
 mod actor;
+mod balancer;
 mod bypass;
 mod capture;
+mod clsact;
 mod generations;
 mod handmade;
+mod homes;
+mod kubelet;
 mod lab;
 mod leaving;
 mod lifecycle;
+mod questions;
 mod uring;
+mod versions;
 mod wire;
 
 use std::process::ExitCode;
@@ -26,8 +32,21 @@ fn main() -> ExitCode {
     }
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let filters: Vec<&String> = arguments.iter().filter(|a| !a.starts_with("--")).collect();
-    let all: Vec<Test> =
-        [capture::TESTS, generations::TESTS, handmade::TESTS, bypass::TESTS, leaving::TESTS, lifecycle::TESTS].concat();
+    let all: Vec<Test> = [
+        capture::TESTS,
+        generations::TESTS,
+        handmade::TESTS,
+        bypass::TESTS,
+        leaving::TESTS,
+        lifecycle::TESTS,
+        kubelet::TESTS,
+        questions::TESTS,
+        homes::TESTS,
+        clsact::TESTS,
+        balancer::TESTS,
+        versions::TESTS,
+    ]
+    .concat();
     if arguments.iter().any(|a| a == "--list") {
         all.iter().for_each(|(name, _)| println!("{name}: test"));
         return ExitCode::SUCCESS;

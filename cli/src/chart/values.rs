@@ -1,0 +1,193 @@
+//! What a user can set: `values.yaml` of the chart `culvert`, and `--set` and `--values` of `culvert install`. The chart's
+//! `values.schema.json` is made of these types, so a typo is refused by either.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Everything that can be set.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct Values {
+    /// Where images come from.
+    pub(crate) image: Image,
+    /// The mesh.
+    pub(crate) mesh: Mesh,
+    /// The certificate authority.
+    pub(crate) ca: Authority,
+    /// The control plane.
+    pub(crate) control: Replicated,
+    /// The node proxy.
+    pub(crate) ztunnel: Ztunnel,
+    /// The node agent.
+    pub(crate) node: Node,
+    /// Names that Istio uses too.
+    pub(crate) compat: Compat,
+    /// NetworkPolicies for Culvert's own pods.
+    pub(crate) network_policies: Switch,
+    /// Objects of the Prometheus operator.
+    pub(crate) monitoring: Monitoring,
+    /// OpenTelemetry.
+    pub(crate) tracing: Tracing,
+    /// Level of messages of all programs: `info`, or `info,hbone=debug`.
+    pub(crate) log_level: String,
+}
+
+/// Where images come from.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct Image {
+    /// What stands before `/ztunnel`, `/culvert-ca` and so on.
+    pub(crate) repository: String,
+    /// Tag; the chart's version when empty.
+    pub(crate) tag: String,
+    /// When the kubelet pulls.
+    pub(crate) pull_policy: PullPolicy,
+    /// Names of Secrets for the registry.
+    pub(crate) pull_secrets: Vec<String>,
+}
+
+/// When the kubelet pulls an image.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema)]
+pub(crate) enum PullPolicy {
+    Always,
+    IfNotPresent,
+    Never,
+}
+
+/// The mesh.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct Mesh {
+    /// Trust domain of all identities. It cannot be changed later without new certificates for everybody.
+    pub(crate) trust_domain: String,
+    /// Id of the cluster.
+    pub(crate) cluster_id: String,
+    /// DNS domain of the cluster.
+    pub(crate) cluster_domain: String,
+    /// Network that the pods are in; empty for the default one.
+    pub(crate) network: String,
+    /// Namespace of policies for the whole mesh; the release's namespace when empty.
+    pub(crate) root_namespace: String,
+    /// Addresses of pods, such as `10.244.0.0/16`. A destination in here that discovery does not know is refused rather than
+    /// reached in clear. Empty: reached in clear, as Istio does (`culvert check` warns).
+    #[serde(rename = "podCIDRs")]
+    pub(crate) pod_cidrs: Vec<String>,
+    /// How two pods of one node talk: by mutual TLS, or directly after both certificates and policy were checked.
+    pub(crate) same_node: SameNode,
+    /// Names of the mesh are answered on the node; others are forwarded.
+    pub(crate) dns: Switch,
+    /// Labelling a namespace never enrols the pods of these.
+    pub(crate) excluded_namespaces: Vec<String>,
+}
+
+/// How two pods of one node talk.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum SameNode {
+    Direct,
+    Mtls,
+}
+
+/// On or off.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct Switch {
+    pub(crate) enabled: bool,
+}
+
+/// The certificate authority.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct Authority {
+    /// How many pods.
+    pub(crate) replicas: u32,
+    /// CPU and memory, as in a container.
+    pub(crate) resources: serde_json::Map<String, serde_json::Value>,
+    /// Secret with the signing key; made at first start when it is not there.
+    pub(crate) secret_name: String,
+    /// Life of a certificate when the request names none, and the longest: `24h`.
+    pub(crate) certificate_lifetime: String,
+    /// Further service accounts, `namespace/name`, that may impersonate pods of their node, as Istio's `istio-system/ztunnel`.
+    pub(crate) trusted_node_accounts: Vec<String>,
+}
+
+/// A program with replicas.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct Replicated {
+    /// How many pods.
+    pub(crate) replicas: u32,
+    /// CPU and memory, as in a container.
+    pub(crate) resources: serde_json::Map<String, serde_json::Value>,
+}
+
+/// The node proxy.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct Ztunnel {
+    /// CPU and memory, as in a container.
+    pub(crate) resources: serde_json::Map<String, serde_json::Value>,
+    /// Threads that carry connections; 0 = one per CPU, at most 4.
+    pub(crate) workers: u32,
+    /// Seconds that open connections may go on after an update; the pod's grace period is 10 s more.
+    pub(crate) drain_seconds: u32,
+    /// Further annotations of its pods.
+    pub(crate) pod_annotations: BTreeMap<String, String>,
+}
+
+/// The node agent.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct Node {
+    /// CPU and memory, as in a container.
+    pub(crate) resources: serde_json::Map<String, serde_json::Value>,
+    /// The node's cgroup v2 folder at or above those of its pods. `${NODE_NAME}` stands for the node's name.
+    pub(crate) cgroup_root: String,
+    /// Where the node mounts its BPF file system.
+    pub(crate) bpffs: String,
+    /// Folder of CNI configuration on the node.
+    pub(crate) cni_conf_dir: String,
+    /// Folder of CNI plug-ins on the node.
+    pub(crate) cni_bin_dir: String,
+    /// Port that the node's kubelet listens on; by it the agent finds the kubelet, whose probes pass.
+    pub(crate) kubelet_port: u16,
+}
+
+/// Names that Istio uses too.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct Compat {
+    /// Whether objects named as Istio's (`istio-ca-root-cert`) are written: `auto` = when no istiod is in the cluster.
+    pub(crate) own_istio_names: OwnIstioNames,
+}
+
+/// Whether objects named as Istio's are written.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum OwnIstioNames {
+    Always,
+    Auto,
+    Never,
+}
+
+/// Objects of the Prometheus operator.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct Monitoring {
+    /// A PodMonitor for every program.
+    pub(crate) pod_monitor: Switch,
+    /// Alerts.
+    pub(crate) prometheus_rule: Switch,
+}
+
+/// OpenTelemetry.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct Tracing {
+    /// `http://host:4317` (OTLP over gRPC); empty = no traces.
+    pub(crate) endpoint: String,
+    /// Share of connections that are traced, 0 to 1.
+    pub(crate) sampling: f64,
+}

@@ -1,0 +1,294 @@
+//! The checks: facts in, lines out.
+
+use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt;
+use kubernetes::object::crds;
+use x509_parser::pem::Pem;
+
+use super::facts::{Facts, ROOTS};
+use super::{Line, State};
+use crate::enroll;
+
+/// Oldest Kubernetes that has what we use: sidecar containers aside, server-side apply and bound tokens with node claims
+/// (1.30: `authentication.kubernetes.io/node-name`).
+const KUBERNETES: (u32, u32) = (1, 30);
+
+/// Oldest kernel with tcx links (6.6) is preferred, with the fall-back 5.17 (`ingress_ifindex` of sk_lookup).
+const KERNEL: (u32, u32) = (5, 17);
+
+/// Certificates are valid from two minutes before they are made (ca.md 3): a clock that differs by more refuses them.
+const SKEW_SECONDS: i64 = 120;
+
+/// A kubelet renews its lease every 10 s and has 40 s until its node is not ready (Kubernetes' defaults).
+const LEASE_SECONDS: i64 = 40;
+
+/// A month is enough to rotate a root with every overlap that it needs.
+const ROOT_DAYS: i64 = 30;
+
+/// All lines, by group.
+pub(crate) fn judge(facts: &Facts, pre: bool) -> Vec<Line> {
+    let mut lines = vec![version(facts), definitions(facts), clock(facts)];
+    lines.extend(facts.nodes.iter().map(kernel));
+    lines.extend(facts.nodes.iter().filter_map(|node| node_clock(node, facts)));
+    if facts.istiod {
+        lines.push(Line {
+            id: "cluster.istiod",
+            state: State::Warn,
+            what: "an istiod is in this cluster".to_owned(),
+            remedy: "read docs/beside-istio.md; objects with Istio's names are left to it".to_owned(),
+        });
+    }
+    if !pre {
+        lines.extend(["culvert-ca", "culvert-control"].map(|name| deployment(facts, name)));
+        lines.extend(facts.nodes.iter().flat_map(|node| programs(node, facts)));
+        lines.push(versions(facts));
+        lines.extend(roots(facts));
+        lines.push(pod_networks(facts));
+        lines.extend(enrolled(facts));
+        lines.extend(tunnels(facts));
+    }
+    lines
+}
+
+fn ok(id: &'static str, what: impl Into<String>) -> Line {
+    Line { id, state: State::Ok, what: what.into(), remedy: String::new() }
+}
+
+fn fail(id: &'static str, what: impl Into<String>, remedy: impl Into<String>) -> Line {
+    Line { id, state: State::Fail, what: what.into(), remedy: remedy.into() }
+}
+
+fn warn(id: &'static str, what: impl Into<String>, remedy: impl Into<String>) -> Line {
+    Line { id, state: State::Warn, what: what.into(), remedy: remedy.into() }
+}
+
+fn version(facts: &Facts) -> Line {
+    let id = "cluster.version";
+    let (major, minor) = facts.version;
+    if facts.version >= KUBERNETES {
+        ok(id, format!("Kubernetes {major}.{minor}"))
+    } else {
+        fail(id, format!("Kubernetes {major}.{minor} is too old"), format!("update to {}.{} or newer", KUBERNETES.0, KUBERNETES.1))
+    }
+}
+
+fn definitions(facts: &Facts) -> Line {
+    let id = "cluster.crds";
+    let Some(there) = &facts.definitions else {
+        return warn(id, "resource definitions may not be listed", "run this as somebody who may");
+    };
+    let missing: Vec<String> = crds().iter().map(ResourceExt::name_any).filter(|name| !there.contains(name)).collect();
+    match missing.is_empty() {
+        true => ok(id, "all resource definitions are there"),
+        false => fail(id, format!("missing: {}", missing.join(", ")), "culvert install makes them, as does the chart culvert-crds"),
+    }
+}
+
+fn clock(facts: &Facts) -> Line {
+    let id = "cluster.clock";
+    let Some((theirs, ours)) = facts.clocks else {
+        return warn(id, "the API server's clock cannot be read", "allow creating a ConfigMap in `default` (dry run only)");
+    };
+    let skew = theirs.as_second() - ours.as_second();
+    match skew.abs() <= SKEW_SECONDS {
+        true => ok(id, "the API server's clock is ours"),
+        false => warn(id, format!("the API server's clock differs from this machine's by {skew} s"), "synchronise the clocks (NTP)"),
+    }
+}
+
+fn kernel(node: &Node) -> Line {
+    let id = "node.kernel";
+    let text = node.status.as_ref().and_then(|s| s.node_info.as_ref()).map(|i| i.kernel_version.clone()).unwrap_or_default();
+    let mut numbers = text.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().unwrap_or(0));
+    let found = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    let name = node.name_any();
+    match found >= KERNEL {
+        true => ok(id, format!("{name}: Linux {text}")),
+        false => fail(
+            id,
+            format!("{name}: Linux {text} lacks what capture needs"),
+            format!("Linux {}.{} or newer, or leave the node out by a taint and node selectors", KERNEL.0, KERNEL.1),
+        ),
+    }
+}
+
+/// A node's clock, by the lease that its kubelet renews. Its own clock writes `renewTime`.
+fn node_clock(node: &Node, facts: &Facts) -> Option<Line> {
+    let id = "node.clock";
+    let name = node.name_any();
+    let (server, _) = facts.clocks?;
+    let renewed = facts.leases.get(&name)?.spec.as_ref()?.renew_time.as_ref()?.0;
+    let ahead = renewed.as_second() - server.as_second();
+    let ready = node.status.as_ref()?.conditions.as_ref()?.iter().any(|c| c.type_ == "Ready" && c.status == "True");
+    let wrong = ahead > SKEW_SECONDS || (ready && -ahead > SKEW_SECONDS + LEASE_SECONDS);
+    Some(match wrong {
+        false => ok(id, format!("{name}: its clock agrees with the API server's")),
+        true => fail(
+            id,
+            format!("{name}: its clock differs from the API server's by about {ahead} s"),
+            "synchronise the node's clock (NTP); certificates are refused before they begin and after they end",
+        ),
+    })
+}
+
+fn deployment(facts: &Facts, name: &str) -> Line {
+    let id = if name == "culvert-ca" { "ca.ready" } else { "control.ready" };
+    let Some(found) = facts.deployments.iter().find(|d| d.name_any() == name) else {
+        return fail(id, format!("there is no {name}"), "culvert install");
+    };
+    let wanted = found.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1);
+    let ready = found.status.as_ref().and_then(|s| s.ready_replicas).unwrap_or(0);
+    match (ready, ready >= wanted) {
+        (_, true) => ok(id, format!("{name}: {ready} of {wanted} ready")),
+        (0, _) => fail(id, format!("{name}: none of {wanted} is ready{}", reason(facts, name)), format!("kubectl logs -n NAMESPACE deploy/{name}")),
+        _ => warn(id, format!("{name}: {ready} of {wanted} ready{}", reason(facts, name)), format!("kubectl logs -n NAMESPACE deploy/{name}")),
+    }
+}
+
+/// Why the pods of a program are not ready, as the kubelet says.
+fn reason(facts: &Facts, app: &str) -> String {
+    let pods = facts.own.iter().filter(|p| p.labels().get("app.kubernetes.io/name").is_some_and(|a| a == app));
+    pods.filter_map(trouble).next().map(|why| format!(" ({why})")).unwrap_or_default()
+}
+
+/// What keeps a pod from being ready: why its container waits, and its last words.
+fn trouble(pod: &Pod) -> Option<String> {
+    let statuses = pod.status.as_ref()?.container_statuses.as_deref().unwrap_or_default();
+    let status = statuses.iter().find(|s| !s.ready)?;
+    let waits = status.state.as_ref().and_then(|s| s.waiting.as_ref()).and_then(|w| w.reason.clone());
+    let words = status.last_state.as_ref().and_then(|s| s.terminated.as_ref()).and_then(|t| t.message.clone());
+    let parts: Vec<String> = waits.into_iter().chain(words.map(|w| w.trim().replace('\n', "; "))).collect();
+    (!parts.is_empty()).then(|| parts.join(": "))
+}
+
+/// The agent and the proxy of a node.
+fn programs(node: &Node, facts: &Facts) -> Vec<Line> {
+    let name = node.name_any();
+    let on_node = |app: &str| {
+        let here = facts.own.iter().filter(|p| p.spec.as_ref().and_then(|s| s.node_name.as_ref()) == Some(&name));
+        here.filter(|p| p.labels().get("app.kubernetes.io/name").is_some_and(|a| a == app)).collect::<Vec<_>>()
+    };
+    let mut lines = Vec::new();
+    for (id, app, what) in [("node.agent", "culvert-node", "agent"), ("node.proxy", "ztunnel", "proxy")] {
+        let pods = on_node(app);
+        lines.push(if pods.iter().any(|p| crate::status::is_ready(p)) {
+            ok(id, format!("{name}: {what} is ready"))
+        } else {
+            let why = pods.iter().find_map(|p| trouble(p)).unwrap_or_else(|| "no ready pod".to_owned());
+            fail(id, format!("{name}: no {what}: {why}"), format!("kubectl logs -n NAMESPACE -l app.kubernetes.io/name={app}"))
+        });
+    }
+    lines.extend(facts.agents.get(&name).and_then(|agent| plug_in(&name, agent)));
+    lines
+}
+
+/// Whether our plug-in is in the chain, as the agent says.
+fn plug_in(node: &str, agent: &serde_json::Value) -> Option<Line> {
+    let id = "node.cni";
+    let error = agent.pointer("/cni/error")?;
+    Some(match error.as_str() {
+        None => ok(id, format!("{node}: the CNI plug-in is in the chain")),
+        Some(why) => fail(id, format!("{node}: {why}"), "see the agent's log; another installer may overwrite the CNI configuration"),
+    })
+}
+
+fn versions(facts: &Facts) -> Line {
+    let id = "mesh.version";
+    let ours = env!("CARGO_PKG_VERSION");
+    let mut others: Vec<String> = facts
+        .own
+        .iter()
+        .flat_map(|p| p.spec.iter().flat_map(|s| &s.containers).filter_map(|c| c.image.clone()))
+        .filter(|image| image.rsplit_once(':').is_some_and(|(_, tag)| tag != ours))
+        .collect();
+    others.sort_unstable();
+    others.dedup();
+    match others.is_empty() {
+        true => ok(id, format!("every program is {ours}, as this one")),
+        false => warn(id, format!("this is {ours}, and there runs {}", others.join(", ")), "update the one that is older; one minor version apart is supported"),
+    }
+}
+
+fn roots(facts: &Facts) -> Vec<Line> {
+    let id = "ca.roots";
+    // Where Istio publishes none either (ca.md 5), and namespaces that end.
+    let exempt = ["kube-public", "kube-node-lease", "local-path-storage"];
+    let wanted = facts.namespaces.iter().filter(|n| n.metadata.deletion_timestamp.is_none()).map(ResourceExt::name_any);
+    let missing: Vec<String> = wanted.filter(|n| !exempt.contains(&n.as_str()) && !facts.roots.contains_key(n)).collect();
+    let mut lines = vec![match missing.is_empty() {
+        true => ok(id, format!("ConfigMap {ROOTS} is in every namespace")),
+        false => fail(id, format!("ConfigMap {ROOTS} is missing in {}", missing.join(", ")), "the authority writes it; see its log"),
+    }];
+    let mut bundles: Vec<&String> = facts.roots.values().collect();
+    bundles.sort_unstable();
+    bundles.dedup();
+    if bundles.len() > 1 {
+        lines.push(warn(id, "namespaces hold different roots", "the authority repairs them within seconds; see its log"));
+    }
+    lines.extend(bundles.first().map(|pem| expiry(pem)));
+    lines
+}
+
+fn expiry(pem: &str) -> Line {
+    let id = "ca.expiry";
+    let now = facts_now();
+    let ends = Pem::iter_from_buffer(pem.as_bytes())
+        .filter_map(|block| Some(block.ok()?.parse_x509().ok()?.validity().not_after.timestamp()))
+        .max();
+    let remedy = "culvert-ca rotate status; rotate with overlap as docs/identity.md says";
+    match ends.map(|ends| (ends - now) / 86_400) {
+        None => fail(id, "the published root is no certificate", "the authority repairs it; see its log"),
+        Some(days) if days < 0 => fail(id, "every root has expired", remedy),
+        Some(days) if days < ROOT_DAYS => warn(id, format!("the root ends in {days} days"), remedy),
+        Some(days) => ok(id, format!("the root is valid for {days} days")),
+    }
+}
+
+fn facts_now() -> i64 {
+    Timestamp::now().as_second()
+}
+
+fn pod_networks(facts: &Facts) -> Line {
+    let id = "mesh.podcidrs";
+    let config = facts.proxy_config.as_deref().unwrap_or_default();
+    match config.lines().any(|line| line.trim() == "podCIDRs: []") || config.is_empty() {
+        false => ok(id, "an address of a pod that discovery does not know is refused"),
+        true => warn(
+            id,
+            "mesh.podCIDRs is empty: an address of a pod that discovery does not know is reached in clear",
+            "culvert install --set mesh.podCIDRs={10.244.0.0/16}, with your cluster's pod network",
+        ),
+    }
+}
+
+/// Pods that should be captured and are not.
+fn enrolled(facts: &Facts) -> Vec<Line> {
+    let id = "mesh.pods";
+    let Some(status) = &facts.status else { return Vec::new() };
+    let bad: Vec<_> = status.pods.iter().filter(|p| matches!(&*p.state, "missing" | "failed")).collect();
+    let clear: u64 = status.pods.iter().map(|p| p.clear_connections).sum();
+    let mut lines: Vec<Line> =
+        bad.iter().map(|p| fail(id, format!("{}/{} is {}: {}", p.namespace, p.name, p.state, p.note), "culvert status")).collect();
+    if bad.is_empty() {
+        lines.push(ok(id, format!("{} pods are in the mesh", status.pods.len())));
+    }
+    if clear > 0 {
+        lines.push(warn(id, format!("{clear} connections older than their pod's enrolment go on in clear"), "restart these pods; culvert status names them"));
+    }
+    lines
+}
+
+/// Policies that cut the tunnels off.
+fn tunnels(facts: &Facts) -> Vec<Line> {
+    let id = "mesh.tunnels";
+    let blocked = enroll::blocked(&facts.namespaces, &facts.pods, &facts.policies);
+    if blocked.is_empty() {
+        return vec![ok(id, "no NetworkPolicy keeps tunnels (TCP 15008) from pods in the mesh")];
+    }
+    blocked.into_iter().map(|(policy, patch)| fail(id, format!("NetworkPolicy {policy} keeps tunnels (TCP 15008) out"), patch)).collect()
+}
+
+#[cfg(test)]
+#[path = "judge_tests.rs"]
+mod tests;

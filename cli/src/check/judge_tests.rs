@@ -1,0 +1,97 @@
+use super::*;
+use serde_json::{Value, json};
+
+fn of<T: serde::de::DeserializeOwned>(value: Value) -> T {
+    serde_json::from_value(value).unwrap()
+}
+
+fn node(kernel: &str) -> Node {
+    of(json!({"metadata": {"name": "n1"}, "status": {"conditions": [{"type": "Ready", "status": "True"}],
+        "nodeInfo": {"kernelVersion": kernel, "architecture": "", "bootID": "", "containerRuntimeVersion": "", "kernelVersion": kernel,
+            "kubeProxyVersion": "", "kubeletVersion": "", "machineID": "", "operatingSystem": "", "osImage": "", "systemUUID": ""}}}))
+}
+
+fn well() -> Facts {
+    let now = Timestamp::now();
+    Facts {
+        version: (1, 34),
+        clocks: Some((now, now)),
+        definitions: Some(crds().iter().map(ResourceExt::name_any).collect()),
+        nodes: vec![node("6.18.1-generic")],
+        leases: [("n1".to_owned(), of(json!({"spec": {"renewTime": now.to_string()}})))].into(),
+        ..Facts::default()
+    }
+}
+
+fn line(facts: &Facts, pre: bool, id: &str) -> Line {
+    let lines = judge(facts, pre);
+    lines.iter().find(|l| l.id == id).cloned().unwrap_or_else(|| panic!("{id} is not among {lines:?}"))
+}
+
+#[test]
+fn a_fit_cluster_has_nothing_to_mend() {
+    let lines = judge(&well(), true);
+    assert!(lines.iter().all(|l| l.state == State::Ok && l.remedy.is_empty()), "{lines:?}");
+    assert_eq!(lines.len(), 5);
+}
+
+#[test]
+fn what_is_wrong_with_a_cluster_is_named_with_a_remedy() {
+    type Breaking = fn(&mut Facts);
+    let cases: [(&str, State, Breaking); 7] = [
+        ("cluster.version", State::Fail, |f| f.version = (1, 29)),
+        ("cluster.crds", State::Fail, |f| drop(f.definitions.as_mut().map(std::collections::BTreeSet::pop_first))),
+        ("cluster.crds", State::Warn, |f| f.definitions = None),
+        ("cluster.clock", State::Warn, |f| {
+            let now = Timestamp::now();
+            f.clocks = Some((now, Timestamp::from_second(now.as_second() - 300).unwrap()));
+        }),
+        ("node.kernel", State::Fail, |f| f.nodes = vec![node("5.15.0-100")]),
+        ("node.clock", State::Fail, |f| {
+            let ahead = Timestamp::from_second(Timestamp::now().as_second() + 400).unwrap();
+            f.leases = [("n1".to_owned(), of(json!({"spec": {"renewTime": ahead.to_string()}})))].into();
+        }),
+        ("cluster.istiod", State::Warn, |f| f.istiod = true),
+    ];
+    for (id, state, breaking) in cases {
+        let mut facts = well();
+        breaking(&mut facts);
+        let line = line(&facts, true, id);
+        assert_eq!(line.state, state, "{line:?}");
+        assert!(!line.remedy.is_empty(), "{line:?}");
+    }
+}
+
+#[test]
+fn an_installation_that_is_not_there_fails_in_each_of_its_parts() {
+    let facts = well();
+    for id in ["ca.ready", "control.ready", "node.agent", "node.proxy", "ca.roots"] {
+        let mut facts = well();
+        facts.namespaces = vec![of(json!({"metadata": {"name": "shop"}}))];
+        assert_eq!(line(&facts, false, id).state, State::Fail, "{id}");
+    }
+    assert_eq!(line(&facts, false, "mesh.podcidrs").state, State::Warn);
+}
+
+#[test]
+fn a_program_that_does_not_start_tells_its_last_words() {
+    let mut facts = well();
+    facts.own = vec![of(json!({"metadata": {"name": "culvert-node-x", "labels": {"app.kubernetes.io/name": "culvert-node"}},
+        "spec": {"nodeName": "n1", "containers": [{"name": "node", "image": "culvert.dev/culvert-node:0.0.1"}]},
+        "status": {"containerStatuses": [{"name": "node", "ready": false, "image": "", "imageID": "", "restartCount": 3,
+            "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+            "lastState": {"terminated": {"exitCode": 1, "message": "this node cannot capture pods:\n  sk_lookup is missing"}}}]}}))];
+    let agent = line(&facts, false, "node.agent");
+    assert_eq!(agent.state, State::Fail);
+    assert!(agent.what.contains("CrashLoopBackOff: this node cannot capture pods:;   sk_lookup is missing"), "{}", agent.what);
+    let versions = line(&facts, false, "mesh.version");
+    assert!(versions.state == State::Warn && versions.what.contains("culvert-node:0.0.1"), "{versions:?}");
+}
+
+#[test]
+fn a_cni_configuration_that_was_overwritten_is_named() {
+    let mut facts = well();
+    facts.agents.insert("n1".to_owned(), json!({"cni": {"error": "10-calico.conflist has lost our plug-in"}}));
+    let line = line(&facts, false, "node.cni");
+    assert!(line.state == State::Fail && line.what.contains("10-calico"), "{line:?}");
+}

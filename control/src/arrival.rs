@@ -1,0 +1,125 @@
+//! How objects arrive: each kind as the API server or a manifest has it, made small at once.
+
+use std::fmt::Debug;
+
+use k8s_openapi::api::{core, discovery, networking};
+use kube::Resource;
+use kube::core::DeserializeGuard;
+use kubernetes::object as api;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::object::{
+    EndpointSlice, Gateway, GatewayClass, Input, Key, Kind, Namespace, Node, Pod, Service, ServiceEntry, WorkloadEntry,
+};
+use crate::policies::{AuthorizationPolicy, NetworkPolicy, PeerAuthentication};
+
+/// What happened to objects, from whatever source, in the order in which it happened.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Feed {
+    /// All objects of a kind are about to be listed.
+    Begin(Kind),
+    /// An object is there, new or different.
+    Upsert(Box<Input>),
+    /// An object is gone.
+    Remove(Key),
+    /// The list of a kind is complete: what was not in it is gone.
+    Finish(Kind),
+    /// An object has not the shape of its kind. It counts as gone.
+    Unreadable {
+        /// Which object.
+        key: Key,
+        /// Its uid.
+        uid: String,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+/// An object in its full form, as it comes over the wire. It is dropped as soon as it is trimmed.
+pub(crate) trait Arriving:
+    Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static
+{
+    /// Its kind.
+    const KIND: Kind;
+    /// Whether its kind is defined by a CustomResourceDefinition, which may not be there.
+    const CUSTOM: bool;
+
+    /// Trims it.
+    ///
+    /// # Errors
+    /// When it has not the shape of its kind.
+    fn trim(&self) -> Result<Input, String>;
+}
+
+/// Kinds of Kubernetes itself: the API server guarantees their shape, and they are many, so they are read directly.
+macro_rules! native {
+    ($($kind:ident = $full:ty),* $(,)?) => {$(
+        impl Arriving for $full {
+            const KIND: Kind = Kind::$kind;
+            const CUSTOM: bool = false;
+
+            fn trim(&self) -> Result<Input, String> {
+                Ok(Input::$kind($kind::from(self)))
+            }
+        }
+    )*
+        fn read_native(kind: Kind, value: &Value) -> Option<Result<Input, String>> {
+            match kind {
+                $(Kind::$kind => Some(<$full>::deserialize(value).map_err(|e| e.to_string()).and_then(|o| o.trim())),)*
+                _ => None,
+            }
+        }
+    };
+}
+
+/// Custom kinds: their schema is somebody else's, so each is read with a guard that keeps the name of one that does not
+/// fit.
+macro_rules! custom {
+    ($($kind:ident = $full:ty),* $(,)?) => {$(
+        impl Arriving for DeserializeGuard<$full> {
+            const KIND: Kind = Kind::$kind;
+            const CUSTOM: bool = true;
+
+            fn trim(&self) -> Result<Input, String> {
+                self.0.as_ref().map(|object| Input::$kind($kind::from(object))).map_err(|e| e.error.clone())
+            }
+        }
+    )*
+        fn read_custom(kind: Kind, value: &Value) -> Option<Result<Input, String>> {
+            match kind {
+                $(Kind::$kind => Some(
+                    <$full>::deserialize(value).map(|o| Input::$kind($kind::from(&o))).map_err(|e| e.to_string())
+                ),)*
+                _ => None,
+            }
+        }
+    };
+}
+
+native! {
+    EndpointSlice = discovery::v1::EndpointSlice,
+    Namespace = core::v1::Namespace,
+    NetworkPolicy = networking::v1::NetworkPolicy,
+    Node = core::v1::Node,
+    Pod = core::v1::Pod,
+    Service = core::v1::Service,
+}
+
+custom! {
+    AuthorizationPolicy = api::AuthorizationPolicy,
+    Gateway = api::Gateway,
+    GatewayClass = api::GatewayClass,
+    PeerAuthentication = api::PeerAuthentication,
+    ServiceEntry = api::ServiceEntry,
+    WorkloadEntry = api::WorkloadEntry,
+}
+
+/// Reads a manifest of a kind.
+///
+/// # Errors
+/// When it has not the shape of its kind; `None` for a kind that is not read.
+pub(crate) fn read(kind: Kind, value: &Value) -> Option<Result<Input, String>> {
+    read_native(kind, value).or_else(|| read_custom(kind, value))
+}

@@ -1,0 +1,84 @@
+//! Nodes and namespaces.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1;
+use mesh::addr::Cidr;
+use mesh::workload::Locality;
+
+use super::service::{Distribution, distribution};
+use super::{Faults, Meta, annotation, shown, text};
+
+/// A node, as far as discovery is concerned with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Names and labels.
+    pub meta: Meta,
+    /// Where it is: labels `topology.kubernetes.io/region` and `zone`, `topology.istio.io/subzone`.
+    pub locality: Locality,
+    /// Blocks that its pods' addresses come from.
+    pub pod_cidrs: Vec<Cidr>,
+    /// What is wrong with it.
+    pub faults: Faults,
+}
+
+impl From<&v1::Node> for Node {
+    fn from(node: &v1::Node) -> Self {
+        let mut faults = Faults::default();
+        let mut meta = Meta::new(&node.metadata);
+        let label = |key: &str| text(meta.labels.get(key).map(|v| &**v));
+        let locality = Locality {
+            region: label("topology.kubernetes.io/region"),
+            zone: label("topology.kubernetes.io/zone"),
+            subzone: label("topology.istio.io/subzone"),
+        };
+        // Nothing else selects nodes by label, and their labels are many.
+        meta.labels = super::Labels::default();
+        let spec = node.spec.as_ref();
+        let listed: Vec<&str> =
+            spec.and_then(|s| s.pod_cidrs.as_ref()).into_iter().flatten().map(String::as_str).collect();
+        let texts =
+            if listed.is_empty() { spec.and_then(|s| s.pod_cidr.as_deref()).into_iter().collect() } else { listed };
+        let mut pod_cidrs = Vec::new();
+        for (i, text) in texts.into_iter().enumerate().filter(|(_, t)| !t.is_empty()) {
+            match text.parse() {
+                Ok(block) => pod_cidrs.push(block),
+                Err(_) => faults.add(
+                    format!("spec.podCIDRs[{i}]"),
+                    format!("{} is not a block of addresses, so it does not count as pod network", shown(text)),
+                    "write it as 10.244.1.0/24",
+                ),
+            }
+        }
+        Self { meta, locality, pod_cidrs, faults }
+    }
+}
+
+/// A namespace, as far as discovery is concerned with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Namespace {
+    /// Names and labels. The namespace field is empty.
+    pub meta: Meta,
+    /// Annotation `networking.istio.io/traffic-distribution`, for its services.
+    pub distribution: Option<Distribution>,
+    /// Annotation `istio.io/use-waypoint-canary-weight`.
+    pub canary_weight: Option<Arc<str>>,
+    /// Annotation `culvert.dev/waypoint: always`.
+    pub waypoint_always: bool,
+    /// What is wrong with it.
+    pub faults: Faults,
+}
+
+impl From<&v1::Namespace> for Namespace {
+    fn from(namespace: &v1::Namespace) -> Self {
+        let mut faults = Faults::default();
+        let meta = &namespace.metadata;
+        Self {
+            distribution: distribution(meta, &mut faults),
+            canary_weight: super::canary_weight(meta),
+            waypoint_always: annotation(meta, super::WAYPOINT_ANNOTATION) == Some("always"),
+            meta: Meta::new(meta),
+            faults,
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! What owners of objects are told: conditions where the kind has them, else Events.
+
+use mesh::addr::Cidr;
+use mesh::service::Visibility;
+
+use super::service::needs_waypoint;
+use super::waypoint::{Binding, Refusal};
+use crate::object::{Fault, Faults, Key, Kind, Meta, Pod, Service, ServiceEntry, WorkloadEntry, condition};
+use crate::world::{Condition, Event, Name, State, Status, USE_WAYPOINT};
+
+impl State {
+    /// What is to be said on an object; `None` when there is nothing to say and nothing to take back.
+    pub(super) fn status(&self, key: &Key) -> Option<Status> {
+        let (namespace, name) = (&key.namespace, &key.name);
+        match key.kind {
+            Kind::AuthorizationPolicy => {
+                let policy = self.policies.authorization_policy(namespace, name)?;
+                conclude(key, &policy.meta, false, policy.condition().into_iter().collect(), None)
+            }
+            Kind::EndpointSlice => {
+                let slice = self.slices.get(namespace, name)?;
+                warn(key, &slice.meta, slice.faults.as_deref())
+            }
+            Kind::Gateway => self.gateways.get(namespace, name).and_then(|g| warn(key, &g.meta, Some(&g.faults))),
+            Kind::GatewayClass => self.classes.get("", name).and_then(|c| warn(key, &c.meta, Some(&c.faults))),
+            Kind::Namespace => self.namespaces.get("", name).and_then(|n| warn(key, &n.meta, Some(&n.faults))),
+            Kind::NetworkPolicy => {
+                let policy = self.policies.network_policy(namespace, name)?;
+                warn(key, &policy.meta, Some(&policy.faults))
+            }
+            Kind::Node => self.nodes.get("", name).and_then(|n| warn(key, &n.meta, Some(&n.faults))),
+            Kind::PeerAuthentication => {
+                let policy = self.policies.peer_authentication(namespace, name)?;
+                conclude(key, &policy.meta, false, policy.condition().into_iter().collect(), None)
+            }
+            Kind::Pod => {
+                let pod = self.pods.get(namespace, name)?;
+                self.of_pod_status(key, pod)
+            }
+            Kind::Service => self.services.get(namespace, name).and_then(|s| self.of_service(key, s)),
+            Kind::ServiceEntry => self.entries.get(namespace, name).and_then(|e| self.of_service_entry(key, e)),
+            Kind::WorkloadEntry => {
+                let entry = self.workload_entries.get(namespace, name)?;
+                let binding = self.workload_entry_binding(entry);
+                conclude(key, &entry.meta, entry.reported, status_of_entry(entry, &binding), None)
+            }
+        }
+    }
+
+    /// Pods have no conditions of ours; a label that has no effect is worth an Event.
+    fn of_pod_status(&self, key: &Key, pod: &Pod) -> Option<Status> {
+        let mut status = warn(key, &pod.meta, pod.faults.as_deref()).unwrap_or_else(|| blank(key, &pod.meta));
+        if pod.meta.labels.get(USE_WAYPOINT.0).is_some()
+            && self.instance(&key.namespace, &pod.meta.labels).is_none()
+            && let Err(refusal) = self.pod_binding(pod)
+        {
+            status.events.push(Event { reason: refusal.reason, message: refusal.message });
+        }
+        (!status.events.is_empty()).then_some(status)
+    }
+
+    fn of_service(&self, key: &Key, service: &Service) -> Option<Status> {
+        let mut conditions = Vec::new();
+        conditions.extend(accepted(&service.faults, !service.ports.is_empty()));
+        if !service.external_name {
+            conditions.extend(bound(&self.service_binding(service)));
+        }
+        conclude(key, &service.meta, service.reported, conditions, None)
+    }
+
+    fn of_service_entry(&self, key: &Key, entry: &ServiceEntry) -> Option<Status> {
+        let mut faults = entry.faults.clone();
+        self.contested(key, entry, &mut faults);
+        let proposal = self.allocator.proposal(&Name::new(&key.namespace, &key.name));
+        if proposal.is_some_and(|p| p.exhausted) {
+            faults.add(
+                "status.addresses",
+                "a block for automatic addresses is full, so a host has none",
+                "write spec.addresses, or give control a larger block",
+            );
+        }
+        let binding = self.entry_binding(entry);
+        let mut conditions = Vec::new();
+        let lost = entry.hosts.iter().all(|h| self.winner(&key.namespace, h) != Some(key));
+        conditions.extend(accepted(&faults, !lost && !entry.ports.is_empty()));
+        conditions.extend(bound(&binding));
+        conditions.extend(missing(entry, &binding));
+        conditions.extend(visible(entry));
+        let addresses = proposal.map(|p| p.addresses.clone()).filter(|a| *a != entry.allocated);
+        conclude(key, &entry.meta, entry.reported, conditions, addresses)
+    }
+
+    /// Host names and addresses that somebody else has.
+    fn contested(&self, key: &Key, entry: &ServiceEntry, faults: &mut Faults) {
+        if entry.visibility.is_none() {
+            return;
+        }
+        for (i, host) in entry.hosts.iter().enumerate() {
+            if let Some(other) = self.winner(&key.namespace, host).filter(|k| *k != key) {
+                faults.add(
+                    format!("spec.hosts[{i}]"),
+                    format!("{host} is defined by {other}, so this entry does not define it"),
+                    "keep one of the two",
+                );
+            }
+        }
+        for block in entry.addresses.iter().filter(|b| **b == Cidr::host(b.addr())) {
+            let ip = block.addr();
+            let others = || self.vips.of(&ip).iter().filter(|k| *k != key);
+            if let Some(other) = self.stronger(entry, ip, false) {
+                faults.add(
+                    "spec.addresses",
+                    format!("{ip} is the address of {other}, so it is left out"),
+                    "write an address that is nobody's",
+                );
+            } else if let Some(other) = others().find(|k| self.is_written(k, *block)) {
+                faults.add(
+                    "spec.addresses",
+                    format!(
+                        "{ip} is also an address of {other}: which of the two a client reaches depends on its namespace"
+                    ),
+                    "give each its own address",
+                );
+            }
+        }
+    }
+
+    fn is_written(&self, key: &Key, block: Cidr) -> bool {
+        self.entries.get(&key.namespace, &key.name).is_some_and(|e| e.addresses.contains(&block))
+    }
+}
+
+/// A kind without conditions of ours: its faults are Events.
+fn warn(key: &Key, meta: &Meta, faults: Option<&Faults>) -> Option<Status> {
+    let event = |f: &Fault| Event { reason: "InvalidField", message: f.to_string() };
+    let events: Vec<Event> = faults?.iter().map(event).collect();
+    (!events.is_empty()).then(|| Status { events, ..blank(key, meta) })
+}
+
+fn blank(key: &Key, meta: &Meta) -> Status {
+    Status {
+        object: key.clone(),
+        uid: meta.uid.clone(),
+        generation: meta.generation,
+        conditions: Vec::new(),
+        events: Vec::new(),
+        addresses: None,
+    }
+}
+
+/// `reported`: conditions of ours are in the object, so that even none at all is something to say.
+fn conclude(
+    key: &Key,
+    meta: &Meta,
+    reported: bool,
+    mut conditions: Vec<Condition>,
+    addresses: Option<crate::world::Addresses>,
+) -> Option<Status> {
+    if conditions.is_empty() && addresses.is_none() && !reported {
+        return None;
+    }
+    conditions.sort();
+    Some(Status { conditions, addresses, ..blank(key, meta) })
+}
+
+fn status_of_entry(entry: &WorkloadEntry, binding: &Result<Option<Binding>, Refusal>) -> Vec<Condition> {
+    accepted(&entry.faults, entry.endpoint.is_some()).into_iter().chain(bound(binding)).collect()
+}
+
+/// Faults in words. `usable`: something of the object is in discovery nevertheless.
+fn accepted(faults: &Faults, usable: bool) -> Option<Condition> {
+    let reason = if usable { "PartiallyInvalid" } else { "Invalid" };
+    let made = || Condition { kind: condition::ACCEPTED, status: false, reason, message: faults.to_string() };
+    (!faults.is_empty()).then(made)
+}
+
+/// waypoint-api.md 3 and design.md 5.
+fn bound(binding: &Result<Option<Binding>, Refusal>) -> Option<Condition> {
+    let condition = |status, reason, message| Condition { kind: condition::BOUND, status, reason, message };
+    match binding {
+        Ok(None) => None,
+        Err(refusal) => Some(condition(false, refusal.reason, refusal.message.clone())),
+        Ok(Some(binding)) => {
+            let gateway = format!("{}/{}", binding.gateway.namespace, binding.gateway.name);
+            let mut message = if binding.used {
+                format!("traffic goes through waypoint {gateway}")
+            } else {
+                format!(
+                    "bound to waypoint {gateway}, unused: no L7 policy; annotation {}: always uses it nevertheless",
+                    crate::object::WAYPOINT_ANNOTATION
+                )
+            };
+            if let Some((_, weight)) = binding.canary.as_ref().filter(|_| binding.used) {
+                message += &format!(". The canary waypoint has {weight} % of the connections");
+            }
+            if let Some(refusal) = &binding.canary_refusal {
+                message += &format!(". Canary waypoint not attached ({}): {}", refusal.reason, refusal.message);
+            }
+            Some(condition(true, "WaypointAccepted", message))
+        }
+    }
+}
+
+fn missing(entry: &ServiceEntry, binding: &Result<Option<Binding>, Refusal>) -> Option<Condition> {
+    let message = "hosts that are patterns, and resolution DYNAMIC_DNS, work through a waypoint only; bind the entry to one \
+                   with label istio.io/use-waypoint";
+    (needs_waypoint(entry) && !matches!(binding, Ok(Some(_)))).then(|| Condition {
+        kind: condition::MISSING,
+        status: true,
+        reason: "NoWaypointForWildcardService",
+        message: message.to_owned(),
+    })
+}
+
+fn visible(entry: &ServiceEntry) -> Option<Condition> {
+    let (reason, message) = match entry.visibility {
+        Some(Visibility::Public) => return None,
+        Some(Visibility::Namespace) => ("Namespace", "visible in its own namespace alone (spec.exportTo)"),
+        None => ("None", "visible to nobody (spec.exportTo), so it is not in discovery"),
+    };
+    let message = message.to_owned();
+    Some(Condition { kind: condition::VISIBILITY, status: true, reason, message })
+}

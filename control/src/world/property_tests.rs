@@ -1,0 +1,301 @@
+//! Step by step comes to the same as all at once: random objects of a small universe come, change and go, and after each
+//! `take` a follower of the outputs knows exactly what a translation of the whole world gives.
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::{Settings, World};
+use crate::arrival;
+use crate::object::{Input, Key, Kind};
+use crate::translate::tests::lines::Picture;
+use crate::translate::translate_all;
+
+#[derive(Clone, Debug)]
+enum Op {
+    Attach(Kind, u8, bool),
+    Relist(Kind, Vec<(u8, [u8; 12])>),
+    Remove(Kind, u8),
+    Take,
+    Upsert(Kind, u8, [u8; 12]),
+    /// The replica that writes statuses writes the addresses, and the watch brings them back.
+    WriteAddresses,
+}
+
+const KINDS: [Kind; 12] = Kind::ALL;
+
+/// Six names of each kind: three in each of two namespaces.
+fn name(kind: Kind, which: u8) -> (&'static str, &'static str) {
+    let namespace = if which.is_multiple_of(2) { "a" } else { "b" };
+    match kind {
+        Kind::Namespace => ("", namespace),
+        Kind::GatewayClass | Kind::Node => ("", ["x", "y"][usize::from(which) % 2]),
+        _ => (namespace, ["x", "y", "z"][usize::from(which) / 2 % 3]),
+    }
+}
+
+fn key(kind: Kind, which: u8) -> Key {
+    let (namespace, name) = name(kind, which);
+    Key::new(kind, namespace, name)
+}
+
+/// Picks by a random byte; shrinks to the first.
+fn pick<'a, T: ?Sized>(byte: u8, of: &[&'a T]) -> &'a T {
+    of[usize::from(byte) % of.len()]
+}
+
+fn labels(c: &[u8; 12]) -> Value {
+    let mut labels = json!({"app": pick(c[0], &["x", "y", "z"])});
+    let mut set = |yes: bool, key: &str, value: &str| {
+        if yes {
+            labels[key] = json!(value);
+        }
+    };
+    set(c[1] & 3 == 1, "istio.io/use-waypoint", pick(c[1] >> 2, &["x", "y", "none"]));
+    set(c[1] & 7 == 5, "istio.io/use-waypoint-namespace", "b");
+    set(c[2] & 7 == 1, "istio.io/use-waypoint-canary", "z");
+    set(c[2] & 7 == 2, "gateway.networking.k8s.io/gateway-name", "x");
+    set(c[2] & 7 == 3, "istio.io/waypoint-for", pick(c[2] >> 3, &["all", "workload", "none"]));
+    set(c[2] & 7 == 4, "networking.istio.io/tunnel", "http");
+    set(c[2] & 7 == 5, "networking.istio.io/enable-autoallocate-ip", "false");
+    labels
+}
+
+fn annotations(c: &[u8; 12]) -> Value {
+    let mut annotations = json!({});
+    let mut set = |yes: bool, key: &str, value: &str| {
+        if yes {
+            annotations[key] = json!(value);
+        }
+    };
+    set(c[3] & 1 == 1, "culvert.dev/waypoint", "always");
+    set(c[3] & 2 == 2, "ambient.istio.io/redirection", "enabled");
+    set(c[3] & 4 == 4, "networking.istio.io/traffic-distribution", pick(c[3] >> 4, &["PreferClose", "Odd"]));
+    set(c[3] & 8 == 8, "istio.io/use-waypoint-canary-weight", pick(c[3] >> 4, &["10", "x"]));
+    annotations
+}
+
+fn object(kind: Kind, which: u8, c: &[u8; 12]) -> Value {
+    let (namespace, name) = name(kind, which);
+    let mut metadata = json!({
+        "name": name, "uid": format!("uid-{}", c[4] % 2), "labels": labels(c), "annotations": annotations(c),
+        "creationTimestamp": format!("2026-01-0{}T00:00:00Z", 1 + c[5] % 3),
+    });
+    if !namespace.is_empty() {
+        metadata["namespace"] = json!(namespace);
+    }
+    let mut made = match kind {
+        Kind::AuthorizationPolicy | Kind::NetworkPolicy | Kind::PeerAuthentication => policy(kind, c),
+        Kind::EndpointSlice => {
+            metadata["labels"] = json!({"kubernetes.io/service-name": pick(c[6], &["x", "y", "z"])});
+            slice(c)
+        }
+        Kind::Gateway => gateway(c),
+        Kind::GatewayClass => json!({"spec": {"controllerName": "example.com/x"}}),
+        Kind::Namespace => json!({}),
+        Kind::Node => {
+            metadata["labels"]["topology.kubernetes.io/zone"] = json!(pick(c[6], &["z1", "z2"]));
+            json!({"spec": {"podCIDRs": [pick(c[7], &["10.0.0.0/24", "10.0.1.0/24", "odd"])]}})
+        }
+        Kind::Pod => pod(which, c),
+        Kind::Service => service(c),
+        Kind::ServiceEntry => entry(c),
+        Kind::WorkloadEntry => json!({"spec": {
+            "address": pick(c[6], &["192.168.0.1", "vm.example.com", "unix:///x"]), "labels": {"app": pick(c[7], &["x", "y"])},
+            "ports": {"http": u32::from(c[8])}, "weight": c[9],
+        }}),
+    };
+    made["metadata"] = metadata;
+    made
+}
+
+fn pod(which: u8, c: &[u8; 12]) -> Value {
+    json!({
+        "spec": {
+            "nodeName": pick(c[6], &["x", "y", ""]), "serviceAccountName": "sa", "hostNetwork": c[7] & 7 == 7,
+            "containers": [{"name": "c", "ports": [{"name": pick(c[8], &["http", "other"]), "containerPort": 8080}]}],
+        },
+        "status": {
+            "phase": pick(c[9], &["Running", "Running", "Failed"]),
+            "podIP": pick(c[10], &[format!("10.0.0.{which}").as_str(), "10.0.0.9", "", "odd"]),
+            "conditions": [{"type": "Ready", "status": pick(c[11], &["True", "False"])}],
+        },
+    })
+}
+
+fn service(c: &[u8; 12]) -> Value {
+    let mut spec = json!({
+        "clusterIP": pick(c[6], &["None", "10.96.0.1", "203.0.113.1"]),
+        "type": pick(c[7], &["ClusterIP", "ClusterIP", "ExternalName"]),
+        "ports": [{"name": "http", "port": 80, "targetPort": "http"}, {"name": "n", "port": u32::from(c[8] % 3), "targetPort": 81}],
+    });
+    if c[9] & 1 == 1 {
+        spec["selector"] = json!({"app": pick(c[9] >> 1, &["x", "y"])});
+    }
+    json!({"spec": spec})
+}
+
+fn slice(c: &[u8; 12]) -> Value {
+    let pod = |b: u8| {
+        let target =
+            json!({"kind": "Pod", "name": pick(b, &["x", "y", "z"]), "uid": pick(b >> 4, &["uid-0", "uid-1", ""])});
+        json!({"addresses": ["10.0.0.1"], "targetRef": target})
+    };
+    json!({
+        "addressType": "IPv4",
+        "ports": [{"name": "http", "port": 8000 + u32::from(c[7] % 2), "protocol": "TCP"}],
+        "endpoints": [pod(c[8]), pod(c[9]), {"addresses": [pick(c[10], &["192.168.1.1", "192.168.1.2", "odd"])]}],
+    })
+}
+
+fn entry(c: &[u8; 12]) -> Value {
+    let hosts = ["h1.example.com", "h2.example.com", "x.a.svc.cluster.local", "*.example.com"];
+    let mut spec = json!({
+        "hosts": [pick(c[6], &hosts), pick(c[6] >> 2, &hosts)],
+        "resolution": pick(c[7], &["STATIC", "DNS", "NONE", "DYNAMIC_DNS", "ODD"]),
+        "ports": [{"name": "http", "number": 80, "targetPort": u32::from(c[8] % 2)}],
+    });
+    match c[9] % 4 {
+        1 => spec["workloadSelector"] = json!({"labels": {"app": pick(c[9] >> 2, &["x", "y"])}}),
+        2 => {
+            spec["endpoints"] = json!([
+                {"address": "192.168.2.1", "labels": labels(c)}, {"address": pick(c[9] >> 2, &["192.168.2.1", "e.example.com"])},
+            ])
+        }
+        _ => {}
+    }
+    match c[10] % 4 {
+        1 => spec["addresses"] = json!(["203.0.113.1"]),
+        2 => spec["addresses"] = json!(["203.0.113.1", "240.240.0.1", "198.51.100.0/24"]),
+        _ => {}
+    }
+    match c[10] >> 2 & 3 {
+        1 => spec["exportTo"] = json!(["."]),
+        2 => spec["exportTo"] = json!(["~"]),
+        _ => {}
+    }
+    let host = spec["hosts"][0].clone();
+    let status = match c[11] % 4 {
+        1 => json!({"addresses": [{"host": host, "value": "240.240.0.1"}]}),
+        2 => {
+            json!({"addresses": [{"host": host, "value": "240.240.0.2"}, {"host": "gone.example.com", "value": "2001:2::1"}]})
+        }
+        _ => json!({}),
+    };
+    json!({"spec": spec, "status": status})
+}
+
+fn gateway(c: &[u8; 12]) -> Value {
+    let namespaces = match c[7] % 4 {
+        0 => json!({"from": "All"}),
+        1 => json!({"from": "Selector", "selector": {"matchLabels": {"app": pick(c[7] >> 2, &["x", "y"])}}}),
+        _ => json!({"from": "Same"}),
+    };
+    let listener = json!({
+        "name": "l", "port": 15008, "protocol": pick(c[8], &["HBONE", "HBONE", "HTTP"]), "allowedRoutes": {"namespaces": namespaces},
+    });
+    let addresses = match c[9] % 3 {
+        0 => json!([{"type": "Hostname", "value": "wp.example.com"}]),
+        1 => json!([{"type": "IPAddress", "value": "10.96.0.9"}]),
+        _ => json!([]),
+    };
+    json!({
+        "spec": {"gatewayClassName": pick(c[6], &["x", "y"]), "listeners": [listener]}, "status": {"addresses": addresses},
+    })
+}
+
+fn policy(kind: Kind, c: &[u8; 12]) -> Value {
+    let labels = json!({"app": pick(c[6], &["x", "y"])});
+    let selector = if c[7] & 1 == 1 { json!({"matchLabels": labels}) } else { Value::Null };
+    match kind {
+        Kind::AuthorizationPolicy => json!({"spec": {
+            "selector": selector, "action": pick(c[8], &["ALLOW", "DENY", "AUDIT"]),
+            "rules": [{"to": [{"operation": {"ports": [pick(c[9], &["80", "81", "odd"])]}}]}],
+        }}),
+        Kind::NetworkPolicy => json!({"spec": {
+            "podSelector": if c[7] & 1 == 1 { selector } else { json!({}) },
+            "ingress": [{
+                "from": [{"podSelector": {"matchLabels": {"app": pick(c[8], &["x", "y"])}}},
+                         {"namespaceSelector": {"matchLabels": {"app": pick(c[9], &["x", "y"])}}}],
+                "ports": [{"port": pick(c[10], &["http", "other"])}],
+            }],
+        }}),
+        _ => json!({"spec": {"selector": selector, "mtls": {"mode": pick(c[8], &["STRICT", "PERMISSIVE", "UNSET"])}}}),
+    }
+}
+
+fn input(kind: Kind, which: u8, c: &[u8; 12]) -> Input {
+    arrival::read(kind, &object(kind, which, c)).unwrap().unwrap()
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let kind = || prop::sample::select(&KINDS[..]);
+    // Pods, services and entries take part in most; they come most often.
+    let busy = prop::sample::select(&[Kind::Pod, Kind::Service, Kind::ServiceEntry, Kind::EndpointSlice][..]);
+    let choices = || any::<[u8; 12]>();
+    prop_oneof![
+        6 => (kind(), 0..6_u8, choices()).prop_map(|(k, n, c)| Op::Upsert(k, n, c)),
+        6 => (busy, 0..6_u8, choices()).prop_map(|(k, n, c)| Op::Upsert(k, n, c)),
+        3 => (kind(), 0..6_u8).prop_map(|(k, n)| Op::Remove(k, n)),
+        4 => Just(Op::Take),
+        1 => Just(Op::WriteAddresses),
+        1 => (kind(), prop::collection::vec((0..6_u8, choices()), 0..4)).prop_map(|(k, list)| Op::Relist(k, list)),
+        1 => (kind(), 0..6_u8, any::<bool>()).prop_map(|(k, n, yes)| Op::Attach(k, n, yes)),
+    ]
+}
+
+fn settle(world: &mut World, picture: &mut Picture) {
+    let output = world.take();
+    let cidrs = output.pod_cidrs.clone();
+    picture.apply(output);
+    picture.forget(|key| !world.state.holds(key));
+    assert_eq!(picture.clone().spoken(), Picture::of(translate_all(world)).spoken());
+    if let Some(cidrs) = cidrs {
+        assert_eq!(cidrs, world.pod_cidrs());
+    }
+    let again = world.take();
+    assert!(again.is_empty(), "nothing happened, and yet {again:?}");
+}
+
+fn write_addresses(world: &mut World, picture: &Picture) {
+    for (key, addresses) in picture.addresses() {
+        let mut entry = (**world.state.entries.get(&key.namespace, &key.name).unwrap()).clone();
+        entry.allocated.clone_from(addresses);
+        world.upsert(Input::ServiceEntry(entry));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 400,
+        max_shrink_iters: 20_000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn step_by_step_is_the_same_as_all_at_once(ops in prop::collection::vec(op(), 1..80)) {
+        let settings = Settings { root_namespace: "b".into(), ..Settings::default() };
+        let mut world = World::new(settings);
+        let mut picture = Picture::default();
+        for op in ops {
+            match op {
+                Op::Attach(kind, n, yes) => world.attach_layer7(&key(kind, n), yes),
+                Op::Relist(kind, list) => world.replace_all(kind, list.iter().map(|(n, c)| input(kind, *n, c))),
+                Op::Remove(kind, n) => world.remove(&key(kind, n)),
+                Op::Take => settle(&mut world, &mut picture),
+                Op::Upsert(kind, n, c) => world.upsert(input(kind, n, &c)),
+                Op::WriteAddresses => {
+                    settle(&mut world, &mut picture);
+                    write_addresses(&mut world, &picture);
+                }
+            }
+        }
+        settle(&mut world, &mut picture);
+        // Written twice at most, everything that was to be written is there: no two replicas chase each other.
+        for _ in 0..3 {
+            write_addresses(&mut world, &picture);
+            settle(&mut world, &mut picture);
+        }
+        prop_assert_eq!(picture.addresses().count(), 0);
+    }
+}

@@ -1,0 +1,234 @@
+//! The whole program without a cluster: manifests from a folder, callers from a token file, our own discovery client over
+//! TLS. A change of a manifest reaches the client; whoever is not a node proxy gets nothing.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chassis::Signals;
+use control::app::{self, Control};
+use control::config::Config;
+use identity::channel::{ChannelConfig, TrustedRoots, grpc_channel};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, LocalSet};
+use tokio::time::timeout;
+use xds::Change;
+use xds::client::{Changes, Client, ClientConfig, Handle, Node, Status, Token};
+
+/// Longer than any scheduling delay of a busy machine.
+const SOON: Duration = Duration::from_secs(30);
+
+const NAME: &str = "culvert-control.culvert-system.svc";
+
+const PROXY: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: ztunnel-a, namespace: culvert-system}
+spec: {serviceAccountName: ztunnel, nodeName: node-a, containers: []}
+status: {phase: Running, podIP: 10.0.1.1, podIPs: [{ip: 10.0.1.1}]}
+";
+
+const TOKENS: &str = "
+tokens:
+- {token: token-of-ztunnel-a, namespace: culvert-system, serviceAccount: ztunnel, pod: ztunnel-a}
+- {token: token-of-the-shop-1, namespace: shop, serviceAccount: web, pod: web}
+";
+
+fn web(ip: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: web, namespace: shop, uid: u-web}}\n\
+         spec: {{serviceAccountName: web, nodeName: node-a, containers: []}}\n\
+         status: {{phase: Running, podIP: {ip}, podIPs: [{{ip: {ip}}}], conditions: [{{type: Ready, status: 'True'}}]}}\n"
+    )
+}
+
+/// A root, and a certificate of it for our name.
+fn write_certificates(folder: &Path) {
+    let root_key = KeyPair::generate().unwrap();
+    let mut root = CertificateParams::default();
+    root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    root.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    fs::write(folder.join("root.pem"), root.self_signed(&root_key).unwrap().pem()).unwrap();
+    let issuer = Issuer::new(root, root_key);
+    let key = KeyPair::generate().unwrap();
+    let leaf = CertificateParams::new([NAME.to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
+    fs::write(folder.join("tls.pem"), leaf.pem()).unwrap();
+    fs::write(folder.join("tls-key.pem"), key.serialize_pem()).unwrap();
+}
+
+fn config(folder: &Path) -> Config {
+    let at = |name: &str| folder.join(name).display().to_string();
+    let text = format!(
+        "source: {{folder: {}}}\ntokenFile: {}\ncertificate: {{files: {{certificate: {}, key: {}}}}}\n\
+         listen: {{xds: '127.0.0.1:0', metrics: '127.0.0.1:0', health: '127.0.0.1:0', admin: '127.0.0.1:0'}}\n\
+         pace: {{threads: 2}}\n",
+        at("manifests"),
+        at("tokens.yaml"),
+        at("tls.pem"),
+        at("tls-key.pem"),
+    );
+    document::parse("control.yaml", &text).unwrap()
+}
+
+struct Site {
+    folder: tempfile::TempDir,
+    address: std::net::SocketAddr,
+    gate: chassis::Gate,
+    drain: chassis::Drain,
+    running: JoinHandle<anyhow::Result<()>>,
+}
+
+impl Site {
+    async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let manifests = folder.path().join("manifests");
+        fs::create_dir(&manifests).unwrap();
+        fs::write(manifests.join("proxy.yaml"), PROXY).unwrap();
+        fs::write(manifests.join("web.yaml"), web("10.0.1.2")).unwrap();
+        fs::write(folder.path().join("tokens.yaml"), TOKENS).unwrap();
+        write_certificates(folder.path());
+        let config = config(folder.path());
+        app::check(&config).unwrap();
+        let control = Control::prepare(config).await.unwrap();
+        let (address, gate, drain) = (control.address(), control.gate().clone(), control.drain().clone());
+        let signals = Signals::install().unwrap();
+        let running = tokio::task::spawn_local(control.run(signals, None));
+        Self { folder, address, gate, drain, running }
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.folder.path().join("manifests").join(name), text).unwrap();
+    }
+
+    fn remove(&self, name: &str) {
+        fs::remove_file(self.folder.path().join("manifests").join(name)).unwrap();
+    }
+
+    /// A client that shows a token and says it runs on a node.
+    fn client(&self, token: &str, node: &str) -> Follower {
+        let roots = TrustedRoots::File(self.folder.path().join("root.pem"));
+        let channel = grpc_channel(&ChannelConfig {
+            alt_name: Some(NAME.to_owned()),
+            ..ChannelConfig::new(format!("https://{}", self.address), roots)
+        })
+        .unwrap();
+        let node = Node::ztunnel(self.address.ip(), "ztunnel-a", "culvert-system", node);
+        let config = ClientConfig {
+            token: Some(Token::Text(token.into())),
+            cluster_id: Some("Kubernetes".to_owned()),
+            ..ClientConfig::ztunnel(node, false)
+        };
+        let (client, handle) = Client::new(config);
+        let (changes, changed) = mpsc::channel(16);
+        let task = tokio::spawn(async move {
+            let stopped = client.run(channel, Changes(changes)).await;
+            tracing::debug!(%stopped, "client");
+        });
+        Follower { changed, handle, task }
+    }
+
+    async fn end(self) {
+        self.drain.begin(Duration::from_secs(5));
+        timeout(SOON, self.running).await.unwrap().unwrap().unwrap();
+    }
+}
+
+struct Follower {
+    changed: mpsc::Receiver<Change>,
+    handle: Handle,
+    task: JoinHandle<()>,
+}
+
+impl Follower {
+    /// The next change that satisfies.
+    async fn until(&mut self, wanted: impl Fn(&Change) -> bool) -> Change {
+        let found = async {
+            loop {
+                let change = self.changed.recv().await.unwrap();
+                if wanted(&change) {
+                    return change;
+                }
+            }
+        };
+        timeout(SOON, found).await.unwrap()
+    }
+
+    /// Why its streams end.
+    async fn refused(&self) -> String {
+        let mut status = self.handle.status();
+        let seen = timeout(SOON, status.wait_for(|s: &Status| s.error.is_some())).await.unwrap().unwrap();
+        assert!(!seen.ready(), "it got something");
+        seen.error.clone().unwrap()
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+const WEB: &str = "Kubernetes//Pod/shop/web";
+
+#[tokio::test]
+async fn a_change_of_a_manifest_reaches_the_proxy() {
+    LocalSet::new()
+        .run_until(async {
+            let site = Site::start().await;
+            timeout(SOON, site.gate.ready()).await.unwrap();
+            let mut proxy = site.client("token-of-ztunnel-a", "node-a");
+            let has_web = |change: &Change| change.workloads.iter().any(|w| &*w.uid == WEB);
+            let first = proxy.until(has_web).await;
+            let of_web = |change: &Change| change.workloads.iter().find(|w| &*w.uid == WEB).unwrap().addresses.clone();
+            assert_eq!(of_web(&first), ["10.0.1.2".parse::<std::net::IpAddr>().unwrap()]);
+
+            site.write("web.yaml", &web("10.0.1.3"));
+            let second = proxy.until(has_web).await;
+            assert_eq!(of_web(&second), ["10.0.1.3".parse::<std::net::IpAddr>().unwrap()]);
+            // What is broken changes nothing; what goes, goes.
+            site.write("web.yaml", "kind: Pod\n");
+            site.remove("web.yaml");
+            proxy.until(|change| change.removed.contains(&Arc::from(WEB))).await;
+            site.end().await;
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn whoever_is_no_node_proxy_of_that_node_gets_nothing() {
+    LocalSet::new()
+        .run_until(async {
+            let site = Site::start().await;
+            let (unknown, application) =
+                (site.client("not-a-token-at-all", "node-a"), site.client("token-of-the-shop-1", "node-a"));
+            let elsewhere = site.client("token-of-ztunnel-a", "node-b");
+            for (client, wanted) in
+                [(&unknown, "token"), (&application, "shop/web is not a node proxy's"), (&elsewhere, "NODE_NAME")]
+            {
+                let error = client.refused().await;
+                assert!(error.contains(wanted), "{wanted}: {error}");
+            }
+            site.end().await;
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_proxy_whose_pod_goes_is_cut_off() {
+    LocalSet::new()
+        .run_until(async {
+            let site = Site::start().await;
+            let mut proxy = site.client("token-of-ztunnel-a", "node-a");
+            proxy.until(|change| change.workloads.iter().any(|w| &*w.uid == WEB)).await;
+            site.remove("proxy.yaml");
+            let mut status = proxy.handle.status();
+            let cut = |s: &Status| s.error.as_deref().is_some_and(|e| e.contains("is gone") || e.contains("has gone"));
+            timeout(SOON, status.wait_for(cut)).await.unwrap().unwrap();
+            site.end().await;
+        })
+        .await;
+}

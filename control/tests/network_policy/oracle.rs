@@ -1,0 +1,126 @@
+//! What a NetworkPolicy means, read straight off the objects: slow, plain, and sharing no code with control.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1;
+use k8s_openapi::api::networking::v1::{NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use super::cluster::Cluster;
+
+type Map = BTreeMap<String, String>;
+
+/// Whether the policies let a TCP connection into a pod.
+pub(crate) fn allows(cluster: &Cluster, policies: &[NetworkPolicy], pod: &v1::Pod, source: IpAddr, port: u16) -> bool {
+    let empty = Map::new();
+    let labels = pod.metadata.labels.as_ref().unwrap_or(&empty);
+    let mut isolated = false;
+    for policy in policies.iter().filter(|p| p.metadata.namespace == pod.metadata.namespace) {
+        let spec = policy.spec.as_ref().unwrap();
+        let types = spec.policy_types.clone().unwrap_or_default();
+        let ingress = types.is_empty() || types.iter().any(|t| t != "Egress");
+        if !ingress || !select(spec.pod_selector.as_ref(), labels, true) {
+            continue;
+        }
+        isolated = true;
+        for rule in spec.ingress.iter().flatten() {
+            let from = rule.from.clone().unwrap_or_default();
+            let ports = rule.ports.clone().unwrap_or_default();
+            let own = policy.metadata.namespace.as_deref().unwrap();
+            let peers_hold = from.is_empty() || from.iter().any(|p| is_peer(cluster, p, own, source));
+            let ports_hold = ports.is_empty() || ports.iter().any(|p| is_port(p, pod, port));
+            if peers_hold && ports_hold {
+                return true;
+            }
+        }
+    }
+    !isolated
+}
+
+fn is_peer(cluster: &Cluster, peer: &NetworkPolicyPeer, own: &str, source: IpAddr) -> bool {
+    match (&peer.ip_block, &peer.pod_selector, &peer.namespace_selector) {
+        (Some(block), None, None) => {
+            let except = block.except.clone().unwrap_or_default();
+            let sound = std::iter::once(&block.cidr).chain(&except).all(|c| parse(c).is_some());
+            sound && inside(&block.cidr, source) && !except.iter().any(|e| inside(e, source))
+        }
+        (Some(_), _, _) | (None, None, None) => false,
+        (None, pods, namespaces) => cluster.pods.iter().any(|pod| {
+            let spec = pod.spec.as_ref().unwrap();
+            let status = pod.status.as_ref().unwrap();
+            let there = status.pod_ips.iter().flatten().any(|ip| ip.ip.parse() == Ok(source));
+            let counts = spec.host_network != Some(true) && status.phase.as_deref() == Some("Running");
+            let namespace = pod.metadata.namespace.as_deref().unwrap();
+            let around = match namespaces {
+                None => namespace == own,
+                some => select(some.as_ref(), &cluster.namespaces[namespace], false),
+            };
+            let empty = Map::new();
+            let labels = pod.metadata.labels.as_ref().unwrap_or(&empty);
+            there && counts && around && select(pods.as_ref(), labels, false)
+        }),
+    }
+}
+
+fn is_port(wanted: &NetworkPolicyPort, pod: &v1::Pod, port: u16) -> bool {
+    if wanted.protocol.as_deref().unwrap_or("TCP") != "TCP" {
+        return false;
+    }
+    let port = i32::from(port);
+    match (&wanted.port, wanted.end_port) {
+        (None, None) => true,
+        (Some(IntOrString::Int(first)), None) => port == *first,
+        (Some(IntOrString::Int(first)), Some(last)) => *first >= 1 && last <= 65535 && (*first..=last).contains(&port),
+        (Some(IntOrString::String(name)), None) => {
+            let containers = &pod.spec.as_ref().unwrap().containers;
+            let mut ports = containers.iter().flat_map(|c| c.ports.iter().flatten());
+            !name.is_empty() && ports.any(|p| p.name.as_ref() == Some(name) && p.container_port == port)
+        }
+        (_, Some(_)) => false,
+    }
+}
+
+/// Whether a selector selects; `unsure` is the answer where it cannot be told.
+fn select(selector: Option<&LabelSelector>, labels: &Map, unsure: bool) -> bool {
+    let Some(selector) = selector else { return true };
+    let equal = selector.match_labels.iter().flatten().all(|(k, v)| labels.get(k) == Some(v));
+    let mut answer = Some(equal);
+    for e in selector.match_expressions.iter().flatten() {
+        let values = e.values.clone().unwrap_or_default();
+        let has = labels.get(&e.key);
+        let holds = match (e.operator.as_str(), values.is_empty()) {
+            ("In", false) => Some(has.is_some_and(|v| values.contains(v))),
+            ("NotIn", false) => Some(!has.is_some_and(|v| values.contains(v))),
+            ("Exists", true) => Some(has.is_some()),
+            ("DoesNotExist", true) => Some(has.is_none()),
+            _ => None,
+        };
+        answer = match (answer, holds) {
+            (Some(false), _) | (_, Some(false)) => Some(false),
+            (Some(true), Some(true)) => Some(true),
+            _ => None,
+        };
+    }
+    answer.unwrap_or(unsure)
+}
+
+fn parse(cidr: &str) -> Option<(IpAddr, u32)> {
+    let (ip, len) = cidr.split_once('/')?;
+    let (ip, len): (IpAddr, u32) = (ip.parse().ok()?, len.parse().ok()?);
+    (len <= if ip.is_ipv4() { 32 } else { 128 }).then_some((ip, len))
+}
+
+/// Whether the first bits are the same.
+fn inside(cidr: &str, ip: IpAddr) -> bool {
+    let bits = |ip: IpAddr| -> Vec<bool> {
+        let bytes = match ip {
+            IpAddr::V4(a) => a.octets().to_vec(),
+            IpAddr::V6(a) => a.octets().to_vec(),
+        };
+        bytes.iter().flat_map(|b| (0..8).rev().map(move |i| b >> i & 1 == 1)).collect()
+    };
+    let Some((net, len)) = parse(cidr) else { return false };
+    net.is_ipv4() == ip.is_ipv4() && bits(net)[..len as usize] == bits(ip)[..len as usize]
+}

@@ -1,0 +1,284 @@
+//! Objects as users write them: they come back as they were, and a broken one is read with its fault.
+
+use kube::core::DeserializeGuard;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::security::{Action, AuthorizationPolicySpec, MutualTlsMode, PeerAuthenticationSpec};
+use super::*;
+
+/// Reads a document, writes it, and compares with what was there.
+fn round_trip<T: DeserializeOwned + Serialize>(yaml: &str) -> T {
+    let before: Value = serde_saphyr::from_str(yaml).unwrap();
+    let read: T = serde_json::from_value(before.clone()).unwrap();
+    assert_eq!(serde_json::to_value(&read).unwrap(), before, "{yaml}");
+    read
+}
+
+#[test]
+fn an_authorization_policy_with_every_field_comes_back() {
+    let policy: AuthorizationPolicy = round_trip(
+        "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: cart, namespace: shop}
+spec:
+  selector: {matchLabels: {app: cart}}
+  action: DENY
+  rules:
+  - from:
+    - source:
+        principals: ['cluster.local/ns/shop/sa/web']
+        notPrincipals: ['*']
+        requestPrincipals: ['issuer/subject']
+        notRequestPrincipals: ['x/y']
+        namespaces: [shop]
+        notNamespaces: [ops]
+        ipBlocks: [10.0.0.0/8]
+        notIpBlocks: [10.1.0.0/16]
+        remoteIpBlocks: [203.0.113.0/24]
+        notRemoteIpBlocks: [203.0.113.7]
+        trustDomains: [cluster.local]
+        notTrustDomains: [other.example]
+    - source: {serviceAccounts: [shop/web], notServiceAccounts: [batch]}
+    to:
+    - operation:
+        hosts: [cart.shop]
+        notHosts: [x]
+        ports: ['8080']
+        notPorts: ['9090']
+        methods: [GET]
+        notMethods: [POST]
+        paths: ['/admin/*']
+        notPaths: ['/health']
+    when:
+    - {key: 'request.headers[x-token]', values: [a], notValues: [b]}
+status:
+  conditions:
+  - {type: ZtunnelAccepted, status: 'True', reason: Accepted, message: ok, observedGeneration: 3,
+     lastTransitionTime: '2026-01-01T00:00:00Z'}
+",
+    );
+    assert_eq!(policy.spec.action, Some(Action::Deny));
+    let custom: AuthorizationPolicy = round_trip(
+        "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: ext, namespace: shop}
+spec:
+  targetRefs: [{kind: Service, group: '', name: cart}, {kind: Gateway, group: gateway.networking.k8s.io, name: wp}]
+  action: CUSTOM
+  provider: {name: opa}
+  rules: [{}]
+",
+    );
+    assert_eq!(custom.spec.rules.len(), 1);
+}
+
+#[test]
+fn the_other_kinds_of_istio_come_back() {
+    let peer: PeerAuthentication = round_trip(
+        "
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: db, namespace: shop}
+spec:
+  selector: {matchLabels: {app: db}}
+  mtls: {mode: STRICT}
+  portLevelMtls: {'9090': {mode: PERMISSIVE}, '1': {mode: UNSET}, '2': {mode: DISABLE}}
+",
+    );
+    assert_eq!(peer.spec.port_level_mtls["9090"].mode, Some(MutualTlsMode::Permissive));
+    round_trip::<RequestAuthentication>(
+        "
+apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata: {name: jwt, namespace: shop}
+spec:
+  targetRefs: [{kind: Service, name: cart}]
+  jwtRules:
+  - issuer: https://issuer.example
+    audiences: [cart]
+    jwksUri: https://issuer.example/jwks.json
+    fromHeaders: [{name: Authorization, prefix: 'Bearer '}]
+    fromParams: [token]
+    fromCookies: [session]
+    forwardOriginalToken: true
+    outputPayloadToHeader: x-payload
+    outputClaimToHeaders: [{header: x-sub, claim: sub}]
+    spaceDelimitedClaims: [scope]
+    timeout: 5s
+",
+    );
+    round_trip::<ServiceEntry>(
+        "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: legacy, namespace: shop}
+spec:
+  hosts: [legacy.example]
+  addresses: [240.240.1.1, 192.0.2.0/24]
+  ports: [{number: 443, name: tls, protocol: TLS, targetPort: 8443}]
+  location: MESH_INTERNAL
+  resolution: STATIC
+  endpoints: [{address: 192.0.2.5, ports: {tls: 9443}, labels: {app: legacy}, network: n1, locality: a/b/c, weight: 5,
+               serviceAccount: legacy}]
+  exportTo: ['.']
+  subjectAltNames: ['spiffe://cluster.local/ns/shop/sa/legacy']
+status: {addresses: [{value: 240.240.0.1, host: legacy.example}]}
+",
+    );
+    round_trip::<WorkloadEntry>(
+        "
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {name: vm-1, namespace: shop}
+spec: {address: 192.0.2.9, ports: {http: 8080}, labels: {app: vm}, serviceAccount: vm}
+",
+    );
+}
+
+#[test]
+fn gateways_come_back() {
+    let gateway: Gateway = round_trip(
+        "
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: waypoint, namespace: shop}
+spec:
+  gatewayClassName: istio-waypoint
+  listeners:
+  - name: mesh
+    port: 15008
+    protocol: HBONE
+    allowedRoutes:
+      kinds: [{group: gateway.networking.k8s.io, kind: HTTPRoute}]
+      namespaces: {from: Selector, selector: {matchExpressions: [{key: team, operator: In, values: [a]}]}}
+  addresses: [{type: IPAddress, value: 10.96.0.9}]
+  infrastructure: {labels: {a: b}, annotations: {c: d}, parametersRef: {group: '', kind: ConfigMap, name: x}}
+status:
+  addresses: [{type: Hostname, value: waypoint.shop.svc.cluster.local}]
+  conditions: [{type: Programmed, status: 'True', reason: Programmed, message: ''}]
+  listeners:
+  - {name: mesh, attachedRoutes: 2, supportedKinds: [{kind: HTTPRoute}],
+     conditions: [{type: Accepted, status: 'True', reason: Accepted, message: ''}]}
+",
+    );
+    assert_eq!(gateway.spec.listeners[0].port, 15008);
+    round_trip::<GatewayClass>(
+        "
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {name: istio-waypoint}
+spec: {controllerName: culvert.dev/waypoint-controller, description: waypoints,
+       parametersRef: {group: '', kind: ConfigMap, name: x, namespace: ns}}
+status: {conditions: [{type: Accepted, status: Unknown, reason: Pending, message: ''}],
+         supportedFeatures: [{name: Gateway}]}
+",
+    );
+}
+
+#[test]
+fn odd_values_are_kept_and_unknown_fields_do_not_matter() {
+    let policy: AuthorizationPolicy = serde_json::from_value(json!({
+        "apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy", "metadata": { "name": "x" },
+        "spec": { "action": "FORBID", "brandNew": [1], "rules": [{ "from": [{ "source": { "moon": true } }] }] },
+        "status": { "observedGeneration": "7", "validationMessages": [{ "type": { "code": "X" } }] }
+    }))
+    .unwrap();
+    assert_eq!(policy.spec.action, Some(Action::Other("FORBID".into())));
+    assert_eq!(policy.status.unwrap().observed_generation, Some(Generation(7)));
+    let entry: ServiceEntry = serde_json::from_value(json!({
+        "metadata": { "name": "x" },
+        "spec": { "ports": [{ "number": 4_294_967_295_u32 }, { "number": -1, "targetPort": 0 }], "resolution": "MAGIC" }
+    }))
+    .unwrap();
+    assert_eq!(entry.spec.ports[0].number, 4_294_967_295);
+    assert_eq!(entry.spec.resolution.unwrap().as_str(), "MAGIC");
+}
+
+#[test]
+fn an_absent_spec_is_the_empty_policy() {
+    for object in [json!({ "metadata": { "name": "x" } }), json!({ "metadata": { "name": "x" }, "spec": null })] {
+        let policy: AuthorizationPolicy = serde_json::from_value(object.clone()).unwrap();
+        assert_eq!(policy.spec, AuthorizationPolicySpec::default());
+        let peer: PeerAuthentication = serde_json::from_value(object.clone()).unwrap();
+        assert_eq!(peer.spec, PeerAuthenticationSpec::default());
+        let request: RequestAuthentication = serde_json::from_value(object).unwrap();
+        assert!(request.spec.jwt_rules.is_empty());
+    }
+}
+
+#[test]
+fn one_object_of_the_wrong_shape_does_not_break_a_list() {
+    let list: kube::core::ObjectList<DeserializeGuard<AuthorizationPolicy>> = serde_json::from_value(json!({
+        "apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicyList", "metadata": {},
+        "items": [
+            { "metadata": { "name": "bad", "namespace": "shop" }, "spec": { "rules": "all of them" } },
+            { "metadata": { "name": "good", "namespace": "shop" }, "spec": { "rules": [{}] } },
+        ]
+    }))
+    .unwrap();
+    let [bad, good] = &list.items[..] else { panic!("two objects") };
+    let fault = bad.0.as_ref().unwrap_err();
+    assert_eq!(fault.metadata.name.as_deref(), Some("bad"));
+    assert!(fault.error.contains("all of them"), "{}", fault.error);
+    assert_eq!(good.0.as_ref().unwrap().spec.rules.len(), 1);
+}
+
+#[test]
+fn definitions_are_ours_structural_and_as_users_know_them() {
+    let all = crds();
+    let names: Vec<&str> = all.iter().map(|d| d.metadata.name.as_deref().unwrap()).collect();
+    assert_eq!(
+        names,
+        [
+            "authorizationpolicies.security.istio.io",
+            "peerauthentications.security.istio.io",
+            "requestauthentications.security.istio.io",
+            "serviceentries.networking.istio.io",
+            "workloadentries.networking.istio.io",
+            "gatewayclasses.gateway.networking.k8s.io",
+            "gateways.gateway.networking.k8s.io",
+        ]
+    );
+    for definition in &all {
+        assert_eq!(definition.metadata.labels.as_ref().unwrap()[MANAGED_BY], MANAGED_BY_US);
+        let stored = definition.spec.versions.iter().filter(|v| v.storage).map(|v| v.name.as_str());
+        assert_eq!(stored.collect::<Vec<_>>(), ["v1"]);
+        for version in &definition.spec.versions {
+            let schema = serde_json::to_value(version.schema.as_ref().unwrap()).unwrap();
+            structural(&schema["openAPIV3Schema"], definition.metadata.name.as_deref().unwrap());
+        }
+    }
+    let short: Vec<_> = all.iter().flat_map(|d| d.spec.names.short_names.clone().unwrap()).collect();
+    assert_eq!(short, ["ap", "pa", "ra", "se", "we", "gc", "gtw"]);
+    // The API server refuses a definition of this group without the annotation.
+    assert!(all[6].metadata.annotations.as_ref().unwrap()["api-approved.kubernetes.io"].starts_with("unapproved"));
+    let action = serde_json::to_value(&all[0].spec.versions[0].schema).unwrap();
+    let action = &action["openAPIV3Schema"]["properties"]["spec"]["properties"]["action"];
+    assert_eq!(
+        action["enum"].as_array().unwrap()[..4],
+        [json!("ALLOW"), json!("DENY"), json!("AUDIT"), json!("CUSTOM")]
+    );
+}
+
+/// Every node of a structural schema has a type, unless it says that it has none ("Specifying a structural schema").
+fn structural(schema: &Value, at: &str) {
+    let untyped = ["x-kubernetes-int-or-string", "x-kubernetes-preserve-unknown-fields"];
+    let typed = schema.get("type").is_some_and(Value::is_string)
+        || untyped.iter().any(|k| schema.get(*k) == Some(&json!(true)));
+    assert!(typed, "{at}: {schema}");
+    for (name, inner) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
+        structural(inner, &format!("{at}.{name}"));
+    }
+    for key in ["items", "additionalProperties"] {
+        if let Some(inner) = schema.get(key) {
+            structural(inner, &format!("{at}.{key}"));
+        }
+    }
+    for key in ["$ref", "definitions", "$defs", "allOf", "anyOf", "oneOf"] {
+        assert!(schema.get(key).is_none(), "{at} has {key}");
+    }
+}

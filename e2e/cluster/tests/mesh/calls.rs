@@ -1,0 +1,137 @@
+//! Calls from a pod that go on while something happens to the mesh (`e2e-load`, in the test image).
+
+use std::fmt;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, ChildStdout, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use e2e_cluster::Cluster;
+use serde_json::Value;
+
+use super::shop::MARKER;
+
+/// What kind of calls.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Kind {
+    /// A connection for each.
+    Calls,
+    /// All on one connection.
+    Hold,
+}
+
+/// Calls that go on until they are finished.
+pub(crate) struct Calls {
+    child: Child,
+    lines: Receiver<String>,
+    kind: Kind,
+}
+
+/// What became of them.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    pub(crate) good: u64,
+    failed: String,
+    end: String,
+    slowest: u64,
+}
+
+impl Seen {
+    /// Every call was answered, and a held connection was ended by us.
+    pub(crate) fn is_good(&self) -> bool {
+        self.good > 0 && matches!(&*self.failed, "" | "{}") && matches!(&*self.end, "" | "closed by us")
+    }
+}
+
+impl fmt::Display for Seen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} good", self.good)?;
+        if !self.failed.is_empty() {
+            write!(f, ", failed {}, slowest {} ms", self.failed, self.slowest)?;
+        }
+        if !self.end.is_empty() {
+            write!(f, ", {}", self.end)?;
+        }
+        Ok(())
+    }
+}
+
+/// An exec takes a second on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+impl Calls {
+    /// Starts calls from a pod of the shop, and waits for the first one that is answered.
+    pub(crate) fn start(cluster: &Cluster, pod: &str, kind: Kind, to: &str) -> Result<Self> {
+        let word = match kind {
+            Kind::Calls => "calls",
+            Kind::Hold => "hold",
+        };
+        let mut command = cluster.kubectl_command();
+        command.args(["exec", "-i", "-n", "shop", pod, "--", "e2e-load", word, to, MARKER]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let lines = follow(child.stdout.take().context("no stdout")?);
+        let calls = Self { child, lines, kind };
+        calls.until(|line| line["works"] == true).with_context(|| format!("{pod} -> {to}: no call was answered"))?;
+        Ok(calls)
+    }
+
+    /// Lets some calls pass: nothing is said of each, so a second is what is waited for.
+    pub(crate) fn wait_for_good(&self) -> Result<()> {
+        match self.lines.recv_timeout(Duration::from_secs(1)) {
+            Err(RecvTimeoutError::Timeout) => Ok(()),
+            Ok(line) => bail!("calls changed: {line}"),
+            Err(RecvTimeoutError::Disconnected) => bail!("calls ended"),
+        }
+    }
+
+    /// Ends them and says what became of all.
+    pub(crate) fn finish(mut self) -> Result<Seen> {
+        drop(self.child.stdin.take());
+        let last = self.until(|line| line["good"].is_u64())?;
+        let status = self.child.wait()?;
+        ensure!(status.success(), "the calls ended with {status}");
+        let text = |key: &str| match &last[key] {
+            Value::Null => String::new(),
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        Ok(Seen {
+            good: last["good"].as_u64().unwrap_or_default(),
+            failed: text("failed"),
+            end: text("end"),
+            slowest: last["slowestMs"].as_u64().unwrap_or_default(),
+        })
+    }
+
+    fn until(&self, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let line = self.lines.recv_timeout(left).with_context(|| format!("{:?}: nothing was said in time", self.kind))?;
+            let value: Value = serde_json::from_str(&line).with_context(|| line.clone())?;
+            if wanted(&value) {
+                return Ok(value);
+            }
+        }
+    }
+}
+
+impl Drop for Calls {
+    fn drop(&mut self) {
+        // One that was finished is gone already.
+        self.child.kill().and_then(|()| self.child.wait()).ok();
+    }
+}
+
+fn follow(stdout: ChildStdout) -> Receiver<String> {
+    let (sender, receiver) = channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                break;
+            }
+        }
+    });
+    receiver
+}

@@ -1,0 +1,186 @@
+//! The shop of these tests: a client and a server on each node, and somebody outside.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use e2e_cluster::{Cluster, eventually};
+use serde_json::{Value, json};
+
+/// What clients send; it must not be on the wire.
+pub(crate) const MARKER: &str = "marker-of-the-shop";
+/// Port of `e2e-load serve`.
+pub(crate) const PORT: u16 = 7000;
+/// All pods.
+pub(crate) const PODS: [&str; 4] = ["client-one", "client-two", "server-one", "server-two"];
+
+/// Makes the shop, outside of the mesh.
+pub(crate) fn open(cluster: &Cluster) -> Result<()> {
+    let mut items = vec![namespace("shop"), namespace("outside")];
+    for (name, node) in [("client-one", "node1"), ("client-two", "node2")] {
+        items.push(account("shop", name));
+        items.push(pod(name, node, &["sleep", "inf"], json!({"securityContext": {"runAsUser": 0}})));
+    }
+    for (name, node) in [("server-one", "node1"), ("server-two", "node2")] {
+        items.push(account("shop", name));
+        let serve = format!("e2e-load serve {name} {PORT} & exec nginx -g 'daemon off;'");
+        items.push(pod(name, node, &["sh", "-c", &serve], json!({"readinessProbe": {"tcpSocket": {"port": PORT}, "periodSeconds": 1}})));
+        items.extend(services(name));
+    }
+    items.push(account("outside", "outside"));
+    let mut outside = pod("outside", "node1", &["sleep", "inf"], json!({}));
+    outside["metadata"]["namespace"] = json!("outside");
+    items.push(outside);
+    cluster.apply(&crate::common::list(items))?;
+    for (space, pods) in [("shop", &PODS[..]), ("outside", &["outside"])] {
+        let names = pods.iter().map(|p| format!("pod/{p}"));
+        let arguments: Vec<String> =
+            ["wait", "-n", space, "--for=condition=Ready", "--timeout=90s"].map(str::to_owned).into_iter().chain(names).collect();
+        cluster.kubectl(&arguments.iter().map(String::as_str).collect::<Vec<_>>())?;
+    }
+    for client in ["client-one", "client-two", "outside/outside"] {
+        for server in ["server-one", "server-two"] {
+            eventually("a call in clear", Duration::from_secs(30), || curl(cluster, client, &format!("http://{server}.shop:8080/")))?;
+        }
+    }
+    Ok(())
+}
+
+fn namespace(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+}
+
+fn account(namespace: &str, name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": namespace}})
+}
+
+/// A pod of the shop, with a service account of its own name where there is one.
+pub(crate) fn pod(name: &str, node: &str, command: &[&str], more: Value) -> Value {
+    let mut pod = crate::common::pod(name, node, command, more);
+    pod["metadata"]["namespace"] = json!("shop");
+    if PODS.contains(&name) || name == "outside" {
+        pod["spec"]["serviceAccountName"] = json!(name);
+    }
+    pod
+}
+
+/// A Service with both ports, a headless one, and a name that stands for the first.
+fn services(name: &str) -> Vec<Value> {
+    let ports = json!([{"name": "http", "port": 8080}, {"name": "tcp-load", "port": PORT}]);
+    let service = |name: &str, spec: Value| json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "shop"}, "spec": spec});
+    vec![
+        service(name, json!({"selector": {"app": name}, "ports": ports})),
+        service(&format!("{name}-headless"), json!({"selector": {"app": name}, "clusterIP": "None", "ports": ports})),
+        service(&format!("alias-{name}"), json!({"type": "ExternalName", "externalName": format!("{name}.shop.svc.cluster.local")})),
+    ]
+}
+
+/// A NetworkPolicy that lets one pod through to one port of another.
+pub(crate) fn allow_only(name: &str, to: &str, from: &str, port: u16) -> Value {
+    json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": name, "namespace": "shop"},
+        "spec": {"podSelector": {"matchLabels": {"app": to}}, "policyTypes": ["Ingress"],
+            "ingress": [{"from": [{"podSelector": {"matchLabels": {"app": from}}}], "ports": [{"port": port}]}]}})
+}
+
+/// The Service's address and the port of `e2e-load`.
+pub(crate) fn address(cluster: &Cluster, service: &str) -> Result<String> {
+    let ip = cluster.kubectl(&["get", "service", "-n", "shop", service, "-o", "jsonpath={.spec.clusterIP}"])?;
+    Ok(format!("{ip}:{PORT}"))
+}
+
+/// Runs a shell line in a pod, `pod` or `namespace/pod`.
+pub(crate) fn in_pod(cluster: &Cluster, pod: &str, line: &str) -> Result<String> {
+    let (namespace, pod) = pod.split_once('/').unwrap_or(("shop", pod));
+    Ok(cluster.kubectl(&["exec", "-n", namespace, pod, "--", "sh", "-c", line])?.trim().to_owned())
+}
+
+/// Fetches a page from a pod.
+pub(crate) fn curl(cluster: &Cluster, pod: &str, url: &str) -> Result<String> {
+    in_pod(cluster, pod, &format!("curl -sS -m 8 {url}"))
+}
+
+fn annotations(cluster: &Cluster) -> Result<Vec<(String, String)>> {
+    let pods: Value = serde_json::from_str(&cluster.kubectl(&["get", "pods", "-n", "shop", "-o", "json"])?)?;
+    let of = |pod: &Value| {
+        let text = |pointer: &str| pod.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+        (text("/metadata/name"), text("/metadata/annotations/ambient.istio.io~1redirection"))
+    };
+    Ok(pods["items"].as_array().context("no pods")?.iter().map(of).collect())
+}
+
+/// Waits until every pod of the shop is reported as captured.
+pub(crate) fn until_enrolled(cluster: &Cluster, limit: Duration) -> Result<()> {
+    eventually("all pods enrolled", limit, || {
+        let all = annotations(cluster)?;
+        ensure!(all.iter().all(|(_, value)| value == "enabled"), "{all:?}");
+        anyhow::Ok(())
+    })?;
+    Ok(())
+}
+
+/// Waits until no pod of the shop is reported as captured, and no rule of ours is in one.
+pub(crate) fn until_left(cluster: &Cluster, limit: Duration) -> Result<()> {
+    eventually("all pods left", limit, || {
+        let all = annotations(cluster)?;
+        ensure!(all.iter().all(|(_, value)| value.is_empty()), "{all:?}");
+        for pod in PODS {
+            let rules = in_pod(cluster, pod, "ip rule")?;
+            ensure!(!rules.contains("lookup 100"), "{pod}: {rules}");
+        }
+        anyhow::Ok(())
+    })?;
+    Ok(())
+}
+
+/// Restarts a program of ours and waits until the new one is ready everywhere.
+pub(crate) fn restart(cluster: &Cluster, what: &str) -> Result<()> {
+    cluster.kubectl(&["rollout", "restart", "-n", "culvert-system", what])?;
+    cluster.kubectl(&["rollout", "status", "-n", "culvert-system", what, "--timeout=180s"])?;
+    Ok(())
+}
+
+/// The log of a node's proxy.
+pub(crate) fn proxy_log(cluster: &Cluster, node: &str) -> Result<String> {
+    let field = format!("spec.nodeName={node}");
+    let names = cluster.kubectl(&["get", "pods", "-n", "culvert-system", "-l", "app=ztunnel", "--field-selector", &field, "-o", "name"])?;
+    let name = names.lines().next().context("no proxy")?;
+    Ok(cluster.kubectl(&["logs", "-n", "culvert-system", name, "--tail=200"])?)
+}
+
+/// Nothing of ours is in the cluster or on a node.
+pub(crate) fn nothing_left(cluster: &Cluster) -> Result<()> {
+    let left = cluster.kubectl(&["get", "all,configmaps,roles,rolebindings", "-A", "-l", "app.kubernetes.io/part-of=culvert", "-o", "name"])?;
+    ensure!(left.is_empty(), "{left}");
+    let roles = cluster.kubectl(&["get", "clusterroles,clusterrolebindings,crds", "-o", "name"])?;
+    ensure!(!roles.contains("culvert") && !roles.contains("istio.io"), "{roles}");
+    let all = annotations(cluster)?;
+    ensure!(all.iter().all(|(_, value)| value.is_empty()), "{all:?}");
+    for pod in PODS {
+        let rules = in_pod(cluster, pod, "ip rule; ip route show table 100 2>/dev/null; ip route show table 101 2>/dev/null")?;
+        ensure!(!rules.contains("lookup 100") && !rules.contains("dev lo"), "{pod}: {rules}");
+    }
+    for node in cluster.nodes() {
+        for path in ["/sys/fs/bpf/culvert", "/opt/cni/bin/culvert-cni", "/var/run/culvert/cni.sock"] {
+            ensure!(!node.path(Path::new(path)).exists(), "{}: {path} is still there", node.name());
+        }
+        let folder = node.path("/etc/cni/net.d");
+        for entry in std::fs::read_dir(&folder)?.flatten() {
+            let text = std::fs::read_to_string(entry.path())?;
+            ensure!(!text.contains("culvert"), "{}: {}: {text}", node.name(), entry.path().display());
+        }
+    }
+    Ok(())
+}
+
+/// Prints what helps to understand a failure.
+pub(crate) fn tell_all(cluster: &Cluster) {
+    let tell = |what: &[&str]| match cluster.kubectl(what) {
+        Ok(said) => println!("--- kubectl {}\n{said}", what.join(" ")),
+        Err(error) => println!("--- kubectl {}: {error}", what.join(" ")),
+    };
+    tell(&["get", "pods", "-A", "-o", "wide"]);
+    tell(&["get", "events", "-A", "--sort-by=.lastTimestamp"]);
+    for app in ["culvert-ca", "culvert-control", "culvert-node", "ztunnel"] {
+        tell(&["logs", "-n", "culvert-system", "-l", &format!("app.kubernetes.io/name={app}"), "--tail=60", "--prefix"]);
+    }
+}

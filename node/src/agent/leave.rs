@@ -1,0 +1,158 @@
+//! Letting a pod go, in the order in which nobody loses a connection.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use redirect_loader::{Leave, Left, cookie_of};
+
+use super::entry::{Entry, HostEnd, Netns};
+use super::pod::{Phase, Pod, Stay};
+use super::{Agent, Manner};
+
+/// How long a pod that is not wanted waits for the word that it was announced: an API server that is away for longer would
+/// hold it in the mesh for ever.
+const ANNOUNCING: Duration = Duration::from_secs(10);
+
+/// How often an ending pod is looked at: it costs a walk over all processes, and a container takes about a second to end.
+const LOOK: Duration = Duration::from_secs(1);
+
+impl Agent {
+    /// A pod is not wanted any more and lives on.
+    pub(super) fn depart(&mut self, uid: &Arc<str>) {
+        let announce = self.is_kubernetes();
+        let Some(pod) = self.pods.get_mut(uid) else { return };
+        match pod.stay {
+            Stay::Wanted if announce && pod.phase == Phase::Captured => {
+                tracing::info!(pod = %uid, name = %pod.entry.name, "pod leaves the mesh, announced");
+                pod.stay = Stay::Announced { until: Instant::now() + ANNOUNCING };
+            }
+            Stay::Announced { .. } => {}
+            Stay::Wanted | Stay::Leaving { .. } | Stay::Ending { .. } => self.leave(uid),
+        }
+    }
+
+    /// Peers are being told that a pod leaves: it goes when they had time to learn.
+    pub(crate) fn announced(&mut self, uid: &str) {
+        let Manner::Kubernetes { notice } = self.manner else { return };
+        if let Some(pod) = self.pods.get_mut(uid)
+            && let Stay::Announced { until } = &mut pod.stay
+        {
+            *until = (*until).min(Instant::now() + notice);
+        }
+    }
+
+    /// Lets a pod go, as far as it can go now.
+    pub(super) fn leave(&mut self, uid: &Arc<str>) {
+        let leave = self.leave;
+        let Some(pod) = self.pods.get_mut(uid) else { return };
+        let deadline = match pod.stay {
+            Stay::Leaving { deadline } => deadline,
+            Stay::Wanted | Stay::Announced { .. } | Stay::Ending { .. } => Instant::now() + leave,
+        };
+        pod.stay = Stay::Leaving { deadline };
+        // The fd that we hold keeps the namespace; its handle is what says whether the pod is there.
+        if pod.entry.netns.is_gone() {
+            return self.forget(uid);
+        }
+        let how = if Instant::now() >= deadline { Leave::Force } else { Leave::WhenIdle };
+        match self.redirector.unenroll(pod.netns.as_fd(), how) {
+            Ok(Left::Gone) => self.gone(uid, None),
+            Ok(Left::Captured(connections)) => pod.phase = Phase::Leaving { connections },
+            Err(error) => {
+                tracing::warn!(pod = %uid, %error, "pod does not leave; tried again");
+                pod.phase = Phase::Failed { error: error.to_string() };
+            }
+        }
+    }
+
+    /// A pod ends. It stays captured until its last process is gone.
+    pub(super) fn end(&mut self, uid: &Arc<str>) {
+        let Some(pod) = self.pods.get_mut(uid) else { return };
+        if matches!(pod.stay, Stay::Ending { look } if look > Instant::now()) {
+            return;
+        }
+        if pod.entry.netns.is_gone() {
+            return self.forget(uid);
+        }
+        match self.finder.inhabited(pod.netns.id()) {
+            Ok(false) => self.forget(uid),
+            Ok(true) => pod.stay = Stay::Ending { look: Instant::now() + LOOK },
+            Err(error) => {
+                tracing::warn!(pod = %uid, %error, "processes cannot be listed; the pod stays captured");
+                pod.stay = Stay::Ending { look: Instant::now() + LOOK };
+            }
+        }
+    }
+
+    fn forget(&mut self, uid: &Arc<str>) {
+        let Some(pod) = self.pods.get(uid) else { return };
+        let forgotten = self.redirector.forget(pod.cookie);
+        self.gone(uid, forgotten.err().map(|e| e.to_string()));
+    }
+
+    fn gone(&mut self, uid: &Arc<str>, error: Option<String>) {
+        if let Some(error) = error {
+            tracing::warn!(pod = %uid, %error, "something of the pod is left");
+        }
+        self.server.remove(uid);
+        self.pods.remove(uid);
+    }
+
+    /// Pods of an earlier agent that nobody wants any more. Those whose namespaces are gone are forgotten. On Kubernetes the
+    /// others leave, or are forgotten when none of their processes is left.
+    pub(super) fn look_after_strangers(&mut self) {
+        let captured = match self.redirector.pods() {
+            Ok(captured) => captured,
+            Err(error) => return tracing::warn!(%error, "cannot list what is captured"),
+        };
+        let mut strangers = captured;
+        strangers.retain(|s| !self.pods.values().any(|p| p.cookie == s.cookie));
+        let (dead, alive): (Vec<_>, Vec<_>) =
+            strangers.into_iter().partition(|s| !s.lookup_attached && !s.guard_attached);
+        for stranger in dead {
+            self.forget_stranger(&stranger.uid, stranger.cookie);
+        }
+        // A wanted pod in trouble may be captured although it is not in the books.
+        let unwanted = alive.into_iter().filter(|s| !self.troubles.contains_key(&*s.uid));
+        let unwanted: Vec<_> = unwanted.filter(|s| !self.pods.contains_key(&*s.uid)).collect();
+        if unwanted.is_empty() || !self.is_kubernetes() {
+            return;
+        }
+        let mut found = match self.finder.namespaces(|uid| unwanted.iter().any(|s| s.uid == uid)) {
+            Ok(found) => found,
+            Err(error) => return tracing::warn!(%error, "processes cannot be listed; former pods stay captured"),
+        };
+        for stranger in unwanted {
+            let namespaces = found.remove(&stranger.uid).unwrap_or_default();
+            let held = namespaces.into_iter().find(|n| cookie_of(n.as_fd()).is_ok_and(|c| c == stranger.cookie));
+            let Some(netns) = held else {
+                self.forget_stranger(&stranger.uid, stranger.cookie);
+                continue;
+            };
+            tracing::info!(pod = %stranger.uid, "captured by an earlier agent and not wanted any more");
+            let entry = Entry {
+                uid: stranger.uid.clone(),
+                name: String::new(),
+                namespace: String::new(),
+                service_account: String::new(),
+                netns: Netns::Held(netns.clone()),
+                addresses: stranger.addresses,
+                host: HostEnd::PeerOf(String::new()),
+                running: true,
+                dns: stranger.dns,
+            };
+            let stay = Stay::Announced { until: Instant::now() + ANNOUNCING };
+            let ready = [stranger.active].into_iter().filter(|g| *g != 0).collect();
+            let pod =
+                Pod { entry, netns, cookie: stranger.cookie, phase: Phase::Captured, ready, stay, others: Vec::new() };
+            self.pods.insert(stranger.uid.as_str().into(), pod);
+        }
+    }
+
+    fn forget_stranger(&mut self, uid: &str, cookie: u64) {
+        if let Err(error) = self.redirector.forget(cookie) {
+            tracing::warn!(pod = %uid, %error, "something of a former pod is left");
+        }
+    }
+}

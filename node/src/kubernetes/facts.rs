@@ -1,0 +1,154 @@
+//! What the agent keeps of a pod: trimmed on arrival, so that a node's pods cost some kilobytes.
+
+use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1::Pod;
+
+/// The label by which pods and namespaces ask for the mesh (cni-zds.md 1).
+pub(crate) const MODE: &str = "istio.io/dataplane-mode";
+/// The annotation that says that a pod is captured; control publishes HBONE for it (cni-zds.md 1).
+pub(crate) const REDIRECTION: &str = "ambient.istio.io/redirection";
+/// Set by Istio's injector on pods that have a sidecar.
+const SIDECAR: &str = "sidecar.istio.io/status";
+/// A pod that wants no inbound capture.
+const BYPASS: &str = "ambient.istio.io/bypass-inbound-capture";
+/// Whether a pod wants its DNS captured.
+const DNS: &str = "ambient.istio.io/dns-capture";
+/// On mirror pods: the UID by which the kubelet knows the static pod, also in the names of its cgroups.
+const STATIC: &str = "kubernetes.io/config.hash";
+
+/// Where a pod is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// It begins or runs.
+    Alive,
+    /// All its containers have ended for good.
+    Ended,
+}
+
+/// A pod of this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PodFacts {
+    /// The UID that the kubelet and cgroups have for it.
+    pub(crate) uid: String,
+    /// The UID of the object, which differs for static pods.
+    pub(crate) object_uid: String,
+    pub(crate) name: String,
+    pub(crate) namespace: String,
+    pub(crate) service_account: String,
+    /// Label [`MODE`].
+    pub(crate) mode: Option<String>,
+    /// It has a sidecar of Istio.
+    pub(crate) sidecar: bool,
+    pub(crate) host_network: bool,
+    pub(crate) runtime_class: Option<String>,
+    /// It wants no inbound capture, which we do not offer.
+    pub(crate) bypass_inbound: bool,
+    pub(crate) stage: Stage,
+    /// As its status has them; none before the kubelet has told of its network, none after its end.
+    pub(crate) addresses: Vec<IpAddr>,
+    /// What it says of DNS capture.
+    pub(crate) dns: Option<bool>,
+    /// Annotation [`REDIRECTION`].
+    pub(crate) redirection: Option<String>,
+}
+
+impl PodFacts {
+    /// Takes what is needed. `None` for an object without name, namespace or UID, which no API server sends.
+    pub(crate) fn of(pod: &Pod) -> Option<Self> {
+        let meta = &pod.metadata;
+        let spec = pod.spec.as_ref();
+        let status = pod.status.as_ref();
+        let label = |key: &str| meta.labels.as_ref().and_then(|l| l.get(key)).cloned();
+        let annotation = |key: &str| meta.annotations.as_ref().and_then(|a| a.get(key)).cloned();
+        let object_uid = meta.uid.clone()?;
+        let phase = status.and_then(|s| s.phase.as_deref());
+        Some(Self {
+            uid: annotation(STATIC).unwrap_or_else(|| object_uid.clone()),
+            object_uid,
+            name: meta.name.clone()?,
+            namespace: meta.namespace.clone()?,
+            // The API server's admission fills it in; static pods have none.
+            service_account: spec.and_then(|s| s.service_account_name.clone()).unwrap_or_else(|| "default".to_owned()),
+            mode: label(MODE),
+            sidecar: annotation(SIDECAR).is_some(),
+            host_network: spec.and_then(|s| s.host_network).unwrap_or(false),
+            runtime_class: spec.and_then(|s| s.runtime_class_name.clone()),
+            bypass_inbound: annotation(BYPASS).as_deref() == Some("true"),
+            // "Unknown" means that the node did not answer for a while: the pod may well run.
+            stage: if matches!(phase, Some("Succeeded" | "Failed")) { Stage::Ended } else { Stage::Alive },
+            addresses: addresses(pod),
+            // Any other text says nothing, as with Istio.
+            dns: annotation(DNS).and_then(|text| text.parse().ok()),
+            redirection: annotation(REDIRECTION),
+        })
+    }
+
+    /// `namespace/name`.
+    pub(crate) fn title(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+}
+
+fn addresses(pod: &Pod) -> Vec<IpAddr> {
+    let Some(status) = &pod.status else { return Vec::new() };
+    let listed = status.pod_ips.iter().flatten().map(|ip| ip.ip.as_str());
+    // What the API server holds has been checked; a text that is no address would be a newer form of it.
+    let mut found: Vec<IpAddr> = listed.chain(status.pod_ip.as_deref()).filter_map(|ip| ip.parse().ok()).collect();
+    let mut seen = Vec::new();
+    found.retain(|ip| {
+        !seen.contains(ip) && {
+            seen.push(*ip);
+            true
+        }
+    });
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(text: &str) -> Option<PodFacts> {
+        PodFacts::of(&serde_json::from_str(text).unwrap())
+    }
+
+    #[test]
+    fn a_pod_is_trimmed() {
+        let text = r#"{"metadata": {"name": "web-1", "namespace": "shop", "uid": "u1",
+            "labels": {"istio.io/dataplane-mode": "ambient", "app": "web", "other": "x"},
+            "annotations": {"ambient.istio.io/redirection": "enabled", "sidecar.istio.io/status": "{}", "ambient.istio.io/dns-capture": "false"}},
+            "spec": {"serviceAccountName": "web", "hostNetwork": true, "runtimeClassName": "gvisor", "containers": []},
+            "status": {"phase": "Running", "podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}, {"ip": "fd00::1"}, {"ip": "x"}]}}"#;
+        let found = facts(text).unwrap();
+        assert_eq!((found.uid.as_str(), found.title().as_str()), ("u1", "shop/web-1"));
+        assert_eq!(found.mode.as_deref(), Some("ambient"));
+        assert_eq!(found.addresses, ["10.0.0.1".parse::<IpAddr>().unwrap(), "fd00::1".parse().unwrap()]);
+        assert_eq!(found.dns, Some(false));
+        assert!(found.sidecar && found.host_network && !found.bypass_inbound);
+        assert_eq!((found.stage, found.redirection.as_deref()), (Stage::Alive, Some("enabled")));
+    }
+
+    #[test]
+    fn stages_and_odd_pods() {
+        for (status, stage) in [
+            (r#"{"phase": "Pending"}"#, Stage::Alive),
+            (r#"{"phase": "Unknown"}"#, Stage::Alive),
+            (r#"{"phase": "Succeeded"}"#, Stage::Ended),
+            (r#"{"phase": "Failed"}"#, Stage::Ended),
+            ("{}", Stage::Alive),
+        ] {
+            let text = format!(r#"{{"metadata": {{"name": "a", "namespace": "b", "uid": "c"}}, "status": {status}}}"#);
+            let found = facts(&text).unwrap();
+            assert_eq!((found.stage, found.service_account.as_str()), (stage, "default"), "{status}");
+        }
+        assert_eq!(facts(r#"{"metadata": {"name": "a"}}"#), None);
+    }
+
+    #[test]
+    fn a_static_pod_goes_by_the_uid_of_its_cgroup() {
+        let text = r#"{"metadata": {"name": "a", "namespace": "b", "uid": "c", "annotations": {"kubernetes.io/config.hash": "h"}}}"#;
+        let found = facts(text).unwrap();
+        assert_eq!((found.uid.as_str(), found.object_uid.as_str()), ("h", "c"));
+    }
+}

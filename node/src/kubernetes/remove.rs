@@ -1,0 +1,118 @@
+//! Taking everything away from a node: chain, program, annotations, rules in pods, programs and pins.
+
+use std::os::fd::AsFd;
+use std::time::Instant;
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Api, ListParams};
+use kubernetes::client::{call, connect};
+use redirect_loader::{Leave, Left, LoadConfig, Redirector, cookie_of};
+use telemetry::Metrics;
+
+use super::facts::PodFacts;
+use super::hands::{Hands, MANAGER};
+use super::order::PodRef;
+use super::run::{installer, source};
+use crate::config::{Config, KubernetesConfig};
+use crate::find::Finder;
+use crate::meters::Meters;
+
+/// How often pods are looked at whose last captured connection has not ended.
+const LOOK: std::time::Duration = std::time::Duration::from_millis(200);
+
+/// Removes what the agent put onto the node, in the order in which nothing fails: no new pod comes, peers learn that pods are
+/// no longer in the mesh, captured connections end or are closed. Everything is tried; what failed comes back as text.
+///
+/// The agent of this node must not run any more, or it puts things back.
+pub(crate) async fn remove(config: &Config, kubernetes: &KubernetesConfig) -> Vec<String> {
+    let mut failed = Vec::new();
+    match installer(kubernetes).map(|installer| installer.remove()) {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => failed.push(format!("CNI plug-in: {error}")),
+        Err(error) => failed.push(format!("CNI plug-in: {error:#}")),
+    }
+    match quiet(config, kubernetes).await {
+        Ok(0) => {}
+        // The pods' peers learn of it.
+        Ok(_) => tokio::time::sleep(kubernetes.leave_notice.0).await,
+        Err(errors) => failed.extend(errors),
+    }
+    failed.extend(release(config, kubernetes).await);
+    if let Err(error) = Redirector::unload(&config.bpffs) {
+        failed.push(format!("programs and pins: {error}"));
+    }
+    match std::fs::remove_file(&kubernetes.cni.socket) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            failed.push(format!("{}: {error}", kubernetes.cni.socket.display()));
+        }
+        _ => {}
+    }
+    failed
+}
+
+/// Takes the annotations of this node's pods away. Says how many there were.
+async fn quiet(config: &Config, kubernetes: &KubernetesConfig) -> Result<usize, Vec<String>> {
+    let told = |error: &dyn std::fmt::Display| vec![format!("annotations of pods: {error}")];
+    let client = connect(&source(kubernetes), MANAGER).await.map_err(|e| told(&e))?;
+    let of_node = ListParams::default().fields(&format!("spec.nodeName={}", config.node));
+    let pods = call("list pods", Api::<Pod>::all(client.clone()).list(&of_node)).await.map_err(|e| told(&e))?;
+    let annotated: Vec<PodFacts> = pods.iter().filter_map(PodFacts::of).filter(|p| p.redirection.is_some()).collect();
+    let hands = Hands::new(client, &config.node, Meters::new(&Metrics::new()).failures);
+    let mut failed = Vec::new();
+    for pod in &annotated {
+        if let Err(error) = hands.annotate(&PodRef::from(pod), None).await {
+            failed.push(error.to_string());
+        }
+    }
+    if failed.is_empty() { Ok(annotated.len()) } else { Err(failed) }
+}
+
+/// Lets all captured pods go.
+async fn release(config: &Config, kubernetes: &KubernetesConfig) -> Vec<String> {
+    if !config.bpffs.join("culvert").exists() {
+        return Vec::new();
+    }
+    let load = LoadConfig { cgroup_root: config.cgroup_root.clone(), bpffs: config.bpffs.clone() };
+    let mut redirector = match Redirector::load(&load) {
+        Ok(redirector) => redirector,
+        Err(error) => return vec![format!("rules in pods: {error}")],
+    };
+    let pods = match redirector.pods() {
+        Ok(pods) => pods,
+        Err(error) => return vec![format!("rules in pods: {error}")],
+    };
+    let found = Finder::new(&kubernetes.proc, &config.cgroup_root)
+        .and_then(|finder| finder.namespaces(|uid| pods.iter().any(|p| p.uid == uid)));
+    let mut found = match found {
+        Ok(found) => found,
+        Err(error) => return vec![format!("rules in pods: processes cannot be listed: {error}")],
+    };
+    let mut left = Vec::new();
+    for pod in &pods {
+        let namespaces = found.remove(&pod.uid).unwrap_or_default();
+        // Of a pod without processes only pins are left, which go with the rest.
+        left.extend(namespaces.into_iter().find(|n| cookie_of(n.as_fd()).is_ok_and(|c| c == pod.cookie)));
+    }
+    let mut failed = Vec::new();
+    let deadline = Instant::now() + config.leave_deadline.0;
+    while !left.is_empty() {
+        let how = if Instant::now() >= deadline { Leave::Force } else { Leave::WhenIdle };
+        left.retain(|netns| match redirector.unenroll(netns.as_fd(), how) {
+            Ok(Left::Gone) => false,
+            Ok(Left::Captured(connections)) => {
+                if how == Leave::Force {
+                    failed.push(format!("{netns:?}: {connections} captured connections cannot be closed"));
+                }
+                how != Leave::Force
+            }
+            Err(error) => {
+                failed.push(format!("{netns:?}: {error}"));
+                false
+            }
+        });
+        if !left.is_empty() {
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+    failed
+}

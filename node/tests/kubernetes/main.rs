@@ -1,0 +1,237 @@
+//! The agent and the CNI plug-in on a node of Kubernetes: real programs, real namespaces and kernel programs. The test plays the
+//! API server, the runtime and the node proxy.
+//!
+//! Needs root; without it the test says so and passes nothing.
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs, unreachable_pub, reason = "a test fails by panicking")]
+
+mod api;
+mod host;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use api::Api;
+use host::{Host, PROXY_UID, result};
+use serde_json::{Value, json};
+use zds::proxy::{Client, Event};
+
+const LIST: &str = r#"{"cniVersion": "1.0.0", "name": "lab", "plugins": [{"type": "ptp"}]}"#;
+
+fn uid(number: u8) -> String {
+    format!("bbbbbbbb-0000-4000-8000-0000000000{number:02}")
+}
+
+fn pod(name: &str, number: u8, ip: bool) -> Value {
+    let ips = if ip { json!([{"ip": format!("10.177.{number}.2")}]) } else { json!([]) };
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": name, "namespace": "shop", "uid": uid(number)},
+        "spec": {"nodeName": "node1", "serviceAccountName": "web", "containers": []},
+        "status": {"phase": if ip { "Running" } else { "Pending" }, "podIPs": ips},
+    })
+}
+
+fn namespace(label: Option<&str>) -> Value {
+    let labels = label.map_or(json!({}), |l| json!({"istio.io/dataplane-mode": l}));
+    json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": {"name": "shop", "uid": "n", "labels": labels}})
+}
+
+/// A proxy that takes every pod but those of a name; what it has is shared.
+fn proxy(path: std::path::PathBuf, refused: &'static str) -> Arc<Mutex<BTreeSet<String>>> {
+    let pods = Arc::new(Mutex::new(BTreeSet::new()));
+    let shared = pods.clone();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async move {
+            let mut client = Client::new(&path);
+            loop {
+                match client.next().await {
+                    Event::Add { info, ack, .. } if &*info.name == refused => ack.failed("not this one"),
+                    Event::Add { uid, ack, .. } => {
+                        shared.lock().unwrap().insert(uid.to_string());
+                        ack.ok();
+                    }
+                    Event::Del { uid, ack } => {
+                        shared.lock().unwrap().remove(&*uid);
+                        ack.ok();
+                    }
+                    Event::Keep { ack, .. } | Event::SnapshotSent { ack } => ack.ok(),
+                    Event::Connected | Event::Disconnected(_) => {}
+                }
+            }
+        });
+    });
+    pods
+}
+
+#[test]
+fn pods_enter_and_leave_the_mesh() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: making network namespaces and loading kernel programs needs root");
+        return;
+    }
+    let mut host = Host::new();
+    let listener = host.listen();
+    host.configure(listener.local_addr().unwrap());
+    let api = Api::start(listener);
+    api.put("namespaces", "shop", namespace(None));
+    let mut own = pod("ztunnel-1", 0, true);
+    own["metadata"] = json!({"name": "ztunnel-1", "namespace": "culvert-system", "uid": PROXY_UID});
+    own["spec"]["serviceAccountName"] = json!("ztunnel");
+    api.put("pods", "culvert-system/ztunnel-1", own);
+    host.sandbox("running", &uid(1), 1);
+    api.put("pods", "shop/running", pod("running", 1, true));
+    fs::write(host.path("net.d/10-lab.conflist"), LIST).unwrap();
+    host.start_agent();
+    let taken = proxy(host.path("z.sock"), "refused");
+    host.eventually("readiness", || host.get(15021, "/healthz/ready").is_some());
+
+    a_labelled_namespace_takes_its_running_pod(&host, &api, &taken);
+    a_new_pod_comes_by_the_plug_in(&mut host, &api);
+    a_pod_that_no_proxy_takes_does_not_start(&mut host, &api);
+    a_pod_that_came_around_the_plug_in_is_told(&mut host, &api);
+    an_overwritten_chain_is_repaired(&host);
+    damage_is_repaired(&host);
+    a_restart_changes_nothing(&mut host, &api);
+    a_pod_that_ends_is_forgotten(&mut host, &api, &taken);
+    leaving_is_announced_first(&host, &api, &taken);
+    nothing_is_left_after_unload(&mut host, &api);
+}
+
+fn a_labelled_namespace_takes_its_running_pod(host: &Host, api: &Api, taken: &Mutex<BTreeSet<String>>) {
+    assert_eq!(host.state("running"), None);
+    assert!(!host.has_rules("running") && api.patches().is_empty());
+    let began = Instant::now();
+    api.put("namespaces", "shop", namespace(Some("ambient")));
+    host.eventually("annotation", || api.redirection("shop/running").is_some());
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    // Published after it was captured, and never half.
+    assert_eq!(api.patches(), [("shop/running".to_owned(), Some("enabled".to_owned()))]);
+    assert_eq!(host.state("running").as_deref(), Some("captured"));
+    assert!(host.has_rules("running") && taken.lock().unwrap().contains(&uid(1)));
+    let metrics = host.get(15021, "/metrics").unwrap();
+    assert!(metrics.contains("culvert_node_pods{state=\"captured\"} 1"), "{metrics}");
+}
+
+fn a_new_pod_comes_by_the_plug_in(host: &mut Host, api: &Api) {
+    api.put("pods", "shop/new", pod("new", 2, false));
+    host.sandbox("new", &uid(2), 2);
+    let (good, answer) = host.plug_in("ADD", "new", &uid(2), 2);
+    assert!(good, "{answer:#}\n{}", host.log());
+    assert_eq!(answer, result(2));
+    // Captured when the plug-in returns, before any container of the pod exists.
+    assert_eq!(host.state("new").as_deref(), Some("captured"));
+    assert!(host.has_rules("new"));
+    api.modify("pods", "shop/new", |pod| pod["status"] = json!({"phase": "Running", "podIPs": [{"ip": "10.177.2.2"}]}));
+    host.eventually("annotation", || api.redirection("shop/new").as_deref() == Some("enabled"));
+    assert_eq!(host.plug_in("DEL", "new", &uid(2), 2), (true, Value::Null));
+    // One that the watch has not brought yet is asked for, and one that declines starts at once.
+    host.sandbox("declined", &uid(3), 3);
+    let mut declined = pod("declined", 3, false);
+    declined["metadata"]["labels"] = json!({"istio.io/dataplane-mode": "none"});
+    api.put("pods", "shop/declined", declined);
+    let (good, answer) = host.plug_in("ADD", "declined", &uid(3), 3);
+    assert!(good && !host.has_rules("declined"), "{answer}");
+}
+
+fn a_pod_that_no_proxy_takes_does_not_start(host: &mut Host, api: &Api) {
+    api.put("pods", "shop/refused", pod("refused", 4, false));
+    host.sandbox("refused", &uid(4), 4);
+    let (good, answer) = host.plug_in("ADD", "refused", &uid(4), 4);
+    assert!(!good);
+    assert!(answer["msg"].as_str().unwrap().contains("no node proxy has taken it"), "{answer}");
+    // Its annotation said that it was not ready, and is gone with it.
+    let mine: Vec<_> = api.patches().into_iter().filter(|(key, _)| key == "shop/refused").map(|(_, v)| v).collect();
+    assert_eq!(mine.first(), Some(&Some("pending".to_owned())));
+    // It stays closed until its sandbox is taken down, which the runtime does next.
+    host.end_sandbox("refused");
+    host.eventually("the refused pod is gone", || host.state("refused").is_none());
+    api.delete("pods", "shop/refused");
+}
+
+fn a_pod_that_came_around_the_plug_in_is_told(host: &mut Host, api: &Api) {
+    api.put("pods", "shop/late", pod("late", 5, false));
+    host.eventually("the agent knows the pod", || host.log().contains("ready"));
+    host.sandbox("late", &uid(5), 5);
+    api.put("pods", "shop/late", pod("late", 5, true));
+    host.eventually("capture", || host.state("late").as_deref() == Some("captured"));
+    host.eventually("the Event", || api.event_reasons().contains(&"NotCapturedFromBirth".to_owned()));
+    assert!(host.get(15021, "/metrics").unwrap().contains("culvert_node_late_captures_total 1"));
+}
+
+fn an_overwritten_chain_is_repaired(host: &Host) {
+    let path = host.path("net.d/10-lab.conflist");
+    fs::write(&path, LIST).unwrap();
+    let began = Instant::now();
+    host.eventually("repair", || fs::read_to_string(&path).unwrap().contains("culvert-cni"));
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+}
+
+fn damage_is_repaired(host: &Host) {
+    // Somebody takes the guard away.
+    let pods = host.path("bpf/culvert/");
+    let guard = find(&pods, "guard").expect("a guard's pin");
+    fs::remove_file(&guard).unwrap();
+    host.eventually("repair", || guard.exists());
+    let metrics = host.get(15021, "/metrics").unwrap();
+    assert!(metrics.contains("culvert_node_repairs_total{"), "{metrics}");
+}
+
+fn find(folder: &std::path::Path, name: &str) -> Option<std::path::PathBuf> {
+    fs::read_dir(folder).unwrap().find_map(|entry| {
+        let path = entry.unwrap().path();
+        if path.is_dir() { find(&path, name) } else { (path.file_name()? == name).then_some(path) }
+    })
+}
+
+fn a_restart_changes_nothing(host: &mut Host, api: &Api) {
+    let before = api.patches().len();
+    host.kill_agent();
+    assert!(host.has_rules("running") && host.has_rules("new"));
+    host.start_agent();
+    host.eventually("readiness", || host.get(15021, "/healthz/ready").is_some());
+    for name in ["running", "new", "late"] {
+        host.eventually("capture", || host.state(name).as_deref() == Some("captured"));
+    }
+    assert_eq!(api.patches().len(), before, "{:?}", api.patches());
+}
+
+fn a_pod_that_ends_is_forgotten(host: &mut Host, api: &Api, taken: &Mutex<BTreeSet<String>>) {
+    // Deleted by force: its processes still run, and nothing of them may leak.
+    api.delete("pods", "shop/late");
+    host.eventually("the agent heard", || host.status().is_some());
+    assert!(host.has_rules("late"));
+    host.end_sandbox("late");
+    host.eventually("the pod is gone", || host.state("late").is_none() && !taken.lock().unwrap().contains(&uid(5)));
+}
+
+fn leaving_is_announced_first(host: &Host, api: &Api, taken: &Mutex<BTreeSet<String>>) {
+    api.put("namespaces", "shop", namespace(None));
+    host.eventually("the annotation is gone", || api.redirection("shop/running").is_none());
+    // Peers learn of it while tunnels are still accepted.
+    assert!(host.has_rules("running"), "left before it was announced");
+    assert!(taken.lock().unwrap().contains(&uid(1)));
+    host.eventually("the pods are out", || !host.has_rules("running") && !host.has_rules("new"));
+    host.eventually("the proxy let go", || taken.lock().unwrap().is_empty());
+    assert_eq!(host.state("running"), None);
+}
+
+fn nothing_is_left_after_unload(host: &mut Host, api: &Api) {
+    api.put("namespaces", "shop", namespace(Some("ambient")));
+    for name in ["running", "new"] {
+        host.eventually("capture", || api.redirection(&format!("shop/{name}")).as_deref() == Some("enabled"));
+    }
+    host.kill_agent();
+    let output = host.unload();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for name in ["running", "new"] {
+        assert!(!host.has_rules(name), "{name} has rules");
+        assert_eq!(api.redirection(&format!("shop/{name}")), None);
+    }
+    let list: Value = serde_json::from_str(&fs::read_to_string(host.path("net.d/10-lab.conflist")).unwrap()).unwrap();
+    assert_eq!(list, serde_json::from_str::<Value>(LIST).unwrap());
+    assert!(!host.path("bin/culvert-cni").exists() && !host.path("cni.sock").exists());
+    assert!(!host.path("bpf/culvert/v1").exists() && find(&host.path("bpf"), "guard").is_none());
+}
