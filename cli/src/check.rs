@@ -65,7 +65,7 @@ pub(crate) struct Line {
 
 impl Line {
     /// The part before the dot.
-    fn group(&self) -> &'static str {
+    pub(crate) fn group(&self) -> &'static str {
         self.id.split('.').next().unwrap_or(self.id)
     }
 }

@@ -38,10 +38,12 @@ async fn ask(client: &Client, namespace: &str, pod: &str, port: u16, path: &str)
         let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await.map_err(anyhow::Error::from_boxed)?;
         anyhow::Ok((status, body.to_bytes()))
     };
+    let mut exchange = std::pin::pin!(exchange);
     let (status, body) = tokio::select! {
-        done = exchange => done?,
+        done = &mut exchange => done?,
+        // With the answer complete the connection may be the first to end; what it read is there.
         ended = connection => match ended {
-            Ok(()) => bail!("the connection ended before the answer"),
+            Ok(()) => exchange.await?,
             Err(error) => return Err(error).context("the connection broke"),
         },
     };

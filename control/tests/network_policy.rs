@@ -1,6 +1,8 @@
 //! NetworkPolicies through control and the crate `policy`, against what is written in `network_policy/*.yaml` and against
 //! an oracle that knows neither; and the same again for policies, pods and changes made up at random.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
 #[path = "network_policy/cases.rs"]
 mod cases;
 #[path = "network_policy/cluster.rs"]

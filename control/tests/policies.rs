@@ -1,5 +1,7 @@
 //! AuthorizationPolicies and PeerAuthentications: objects in, resources, names and conditions out.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 #[path = "policies/authorization.rs"]
 mod authorization;
 #[path = "policies/hostile.rs"]

@@ -34,11 +34,21 @@ enum Origin {
     Kubernetes(Feed, Box<KubernetesConfig>),
 }
 
-/// Runs the agent until SIGTERM. Capture stays: a dead agent changes nothing.
+/// What is to become of the node after the agent has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Capture stays: a dead agent changes nothing, and the next one takes over.
+    Stay,
+    /// Culvert is being removed from the cluster: [`unload`] comes next, in a process of its own, since nothing of this one
+    /// may be at work meanwhile.
+    Unload,
+}
+
+/// Runs the agent until SIGTERM.
 ///
 /// # Errors
 /// When a part cannot start or ends.
-pub fn run(config: Config) -> Result<()> {
+pub fn run(config: Config) -> Result<Ended> {
     chassis::block_on(serve(config)).context("no runtime")?
 }
 
@@ -55,7 +65,7 @@ pub fn unload(config: &Config) -> Result<()> {
     if failed.is_empty() { Ok(()) } else { bail!("not everything was taken away:\n  {}", failed.join("\n  ")) }
 }
 
-async fn serve(config: Config) -> Result<()> {
+async fn serve(config: Config) -> Result<Ended> {
     let signals = Signals::install().context("cannot take over SIGTERM and SIGINT")?;
     let log = logging(&config)?;
     let admin = Server::bind("admin", config.admin)?;
@@ -79,6 +89,7 @@ async fn serve(config: Config) -> Result<()> {
     let (ask, asked) = mpsc::channel(1);
     let routes = admin_routes(&log, &drain, Duration::ZERO).merge(metrics_routes(&telemetry)).merge(status_route(ask));
     let shown = readiness_routes(&gate, &drain).merge(metrics_routes(&telemetry));
+    let kubernetes = config.kubernetes.clone();
     let mut work = work(agent, origin, config, asked)?;
     tokio::select! {
         result = admin.serve(routes, std::future::pending::<()>()) => result.context("admin server")?,
@@ -86,8 +97,12 @@ async fn serve(config: Config) -> Result<()> {
         result = &mut work => result.context("the agent's thread ended")??,
         _ended = signals.drain(&drain, Duration::ZERO) => {}
     }
+    let ended = match &kubernetes {
+        Some(kubernetes) if kubernetes::is_leaving(kubernetes).await => Ended::Unload,
+        _ => Ended::Stay,
+    };
     log.flush(FLUSH);
-    Ok(())
+    Ok(ended)
 }
 
 async fn serve_health(server: Option<Server>, routes: Router) -> std::io::Result<()> {

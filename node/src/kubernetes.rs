@@ -22,5 +22,5 @@ mod order;
 mod remove;
 mod run;
 
-pub(crate) use remove::remove;
+pub(crate) use remove::{is_leaving, remove};
 pub(crate) use run::{Feed, follow, start};

@@ -1,10 +1,11 @@
 //! `culvert-node`: the node agent as a program.
 
-use std::path::PathBuf;
-use std::process::ExitCode;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
 
 use clap::Parser;
-use node::app;
+use node::app::{self, Ended};
 use node::config::Config;
 
 #[derive(Parser)]
@@ -31,7 +32,14 @@ fn main() -> ExitCode {
         Ok(config) => config,
         Err(status) => return status,
     };
-    let done = if args.unload { app::unload(&config) } else { app::run(config) };
+    let done = if args.unload {
+        app::unload(&config)
+    } else {
+        app::run(config).and_then(|ended| match ended {
+            Ended::Stay => Ok(()),
+            Ended::Unload => Err(become_unload(&args.config)),
+        })
+    };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -39,4 +47,14 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Becomes `--unload` in place of this process, whose threads end with that. Comes back only when it cannot.
+fn become_unload(config: &Path) -> anyhow::Error {
+    let program = match std::env::current_exe() {
+        Ok(program) => program,
+        Err(error) => return anyhow::Error::new(error).context("the program's own path"),
+    };
+    let error = Command::new(program).arg("--unload").arg("--config").arg(config).exec();
+    anyhow::Error::new(error).context("--unload cannot be started; run it by hand on this node")
 }

@@ -32,7 +32,7 @@ const DEFAULT_LEVEL: &str = "info,h2=error";
 
 /// Runs the proxy.
 pub(crate) fn run(config: Config) -> Result<()> {
-    rights::check().context("the proxy cannot serve pods")?;
+    rights::check(config.dns.enabled && config.packet_mark.is_none()).context("the proxy cannot serve pods")?;
     chassis::block_on(serve(config)).context("no runtime")?
 }
 

@@ -48,6 +48,9 @@ pub(crate) fn judge(facts: &Facts, pre: bool) -> Vec<Line> {
         lines.extend(enrolled(facts));
         lines.extend(tunnels(facts));
     }
+    // Together what belongs together, in the order of what stands on what.
+    let order = ["cluster", "node", "ca", "control", "mesh"];
+    lines.sort_by_key(|line| order.iter().position(|group| *group == line.group()));
     lines
 }
 
@@ -179,18 +182,30 @@ fn programs(node: &Node, facts: &Facts) -> Vec<Line> {
             fail(id, format!("{name}: no {what}: {why}"), format!("kubectl logs -n NAMESPACE -l app.kubernetes.io/name={app}"))
         });
     }
-    lines.extend(facts.agents.get(&name).and_then(|agent| plug_in(&name, agent)));
+    if let Some(error) = facts.status.iter().flat_map(|s| &s.nodes).find(|n| n.name == name).and_then(|n| n.error.as_ref()) {
+        lines.push(fail("node.status", format!("{name}: {error}"), "see the agent's log; the API server must reach the kubelet"));
+    }
+    lines.extend(facts.agents.get(&name).into_iter().flat_map(|agent| agent_says(&name, agent)));
     lines
 }
 
-/// Whether our plug-in is in the chain, as the agent says.
-fn plug_in(node: &str, agent: &serde_json::Value) -> Option<Line> {
-    let id = "node.cni";
-    let error = agent.pointer("/cni/error")?;
-    Some(match error.as_str() {
-        None => ok(id, format!("{node}: the CNI plug-in is in the chain")),
-        Some(why) => fail(id, format!("{node}: {why}"), "see the agent's log; another installer may overwrite the CNI configuration"),
-    })
+/// Whether our plug-in is in the chain, and the kubelet known, as the agent says.
+fn agent_says(node: &str, agent: &serde_json::Value) -> Vec<Line> {
+    let text = |pointer| agent.pointer(pointer).and_then(serde_json::Value::as_str);
+    let mut lines = Vec::new();
+    lines.extend(text("/host/cni").map(|cni| match cni {
+        "in the chain" => ok("node.cni", format!("{node}: the CNI plug-in is in the chain")),
+        other => fail(
+            "node.cni",
+            format!("{node}: the CNI plug-in is not in the chain: {other}"),
+            "see the agent's log; another installer may overwrite the CNI configuration",
+        ),
+    }));
+    lines.extend(text("/host/kubeletError").map(|error| {
+        let remedy = "set node.kubeletPort to the port that this node's kubelet listens on; its probes pass only then";
+        warn("node.kubelet", format!("{node}: the kubelet is not known: {error}"), remedy)
+    }));
+    lines
 }
 
 fn versions(facts: &Facts) -> Line {

@@ -91,7 +91,7 @@ fn a_program_that_does_not_start_tells_its_last_words() {
 #[test]
 fn a_cni_configuration_that_was_overwritten_is_named() {
     let mut facts = well();
-    facts.agents.insert("n1".to_owned(), json!({"cni": {"error": "10-calico.conflist has lost our plug-in"}}));
+    facts.agents.insert("n1".to_owned(), json!({"host": {"cni": "taken out of 10-calico.conflist"}}));
     let line = line(&facts, false, "node.cni");
     assert!(line.state == State::Fail && line.what.contains("10-calico"), "{line:?}");
 }

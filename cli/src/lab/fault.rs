@@ -60,13 +60,18 @@ enum Kind {
         /// The other node; all of the wire when not given.
         from: Option<String>,
     },
+    /// Revoke all certificates that an identity has; the lab's document needs `crl: true`.
+    Revoke {
+        /// A pod, or an identity as in spiffe://cluster.local/ns/shop/sa/web.
+        whom: String,
+    },
 }
 
 /// Runs it.
 pub(crate) fn run(lab: &Lab, command: FaultCommand) -> anyhow::Result<()> {
     match command.verb {
         Verb::Add(kind) => {
-            let fault = fault(kind)?;
+            let fault = fault(lab, kind)?;
             let text = fault.to_string();
             let id = lab.add_fault(fault)?;
             println!("{id}  {text}");
@@ -77,13 +82,15 @@ pub(crate) fn run(lab: &Lab, command: FaultCommand) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn fault(kind: Kind) -> anyhow::Result<Fault> {
+fn fault(lab: &Lab, kind: Kind) -> anyhow::Result<Fault> {
     Ok(match kind {
         Kind::Delay { node, by } => Fault::Delay { node, by: by.0 },
         Kind::Drop { share, node } => Fault::Drop { per_mille: per_mille(&share)?, node },
         Kind::ExpireCert => Fault::ExpireCert,
         Kind::Kill { process, restart } => Fault::Kill { process, restart },
         Kind::Partition { node, from } => Fault::Partition { node, from },
+        Kind::Revoke { whom } if whom.starts_with("spiffe://") => Fault::Revoke { identity: whom },
+        Kind::Revoke { whom } => Fault::Revoke { identity: lab.identity_of(&whom)? },
     })
 }
 

@@ -88,6 +88,9 @@ pub enum LabError {
         /// The last lines it said, with a heading; empty when there are none.
         log: String,
     },
+    /// A list of revoked certificates cannot be made of what the authority keeps.
+    #[error("the list of revoked certificates cannot be signed with the lab's authority: {0}; raise the lab again")]
+    Revocation(rcgen::Error),
     /// A document of the lab's own folder cannot be read.
     #[error("{} is not what the lab writes ({source}); take the lab down (culvert lab down)", .path.display())]
     State {

@@ -53,6 +53,12 @@ pub enum Fault {
         /// The other one; all others and the infra when not given.
         from: Option<String>,
     },
+    /// All certificates that an identity has are revoked. One that it is given later is good until the next revocation is
+    /// added, which looks again. Needs a lab with `crl`.
+    Revoke {
+        /// As in `spiffe://cluster.local/ns/shop/sa/web`; see [`Lab::identity_of`].
+        identity: String,
+    },
 }
 
 impl fmt::Display for Fault {
@@ -66,6 +72,7 @@ impl fmt::Display for Fault {
             Self::Kill { process, restart: true } => write!(f, "{process} killed and started again"),
             Self::Partition { node, from: None } => write!(f, "{node} cut off from all"),
             Self::Partition { node, from: Some(from) } => write!(f, "{node} and {from} cut off from each other"),
+            Self::Revoke { identity } => write!(f, "certificates of {identity} revoked"),
         }
     }
 }
@@ -91,7 +98,7 @@ impl Lab {
         self.check_fault(&faults, &fault)?;
         faults.push(FaultEntry { id, fault: fault.clone() });
         self.apply_packet_faults(&faults)?;
-        if let Err(error) = self.bring_about(&fault) {
+        if let Err(error) = self.bring_about(&fault, &faults) {
             // The rules are those of the faults that are on.
             self.apply_packet_faults(&self.faults())?;
             return Err(error);
@@ -130,6 +137,7 @@ impl Lab {
                 Fault::Delay { node, .. } => delay::take_out(self, node, self.place_on_wire(node)?)?,
                 Fault::ExpireCert => self.restart("ca")?,
                 Fault::Kill { process, .. } => self.restart(process)?,
+                Fault::Revoke { .. } => self.publish_revocations(&stay)?,
                 Fault::Drop { .. } | Fault::Partition { .. } => {}
             }
         }
@@ -143,12 +151,13 @@ impl Lab {
         Ok(())
     }
 
-    fn bring_about(&self, fault: &Fault) -> Result<(), LabError> {
+    fn bring_about(&self, fault: &Fault, all: &[FaultEntry]) -> Result<(), LabError> {
         match fault {
             Fault::Delay { node, by } => delay::insert(self, node, self.place_on_wire(node)?, *by),
             Fault::ExpireCert => self.stop("ca", Duration::from_secs(2)),
             Fault::Kill { process, restart: true } => self.restart(process),
             Fault::Kill { process, restart: false } => self.kill(process),
+            Fault::Revoke { .. } => self.publish_revocations(all),
             Fault::Drop { .. } | Fault::Partition { .. } => Ok(()),
         }
     }
@@ -162,6 +171,10 @@ impl Lab {
             Fault::Delay { node, .. } => self.place_on_wire(node).map(drop),
             Fault::Drop { per_mille, .. } if !(1..=1000).contains(per_mille) => {
                 Err(LabError::Unfit(format!("{per_mille} of a thousand is no share; use 1 to 1000")))
+            }
+            Fault::Revoke { .. } if !self.plan().spec.crl => {
+                let what = "the proxies of this lab follow no list of revoked certificates";
+                Err(LabError::Unfit(format!("{what}; raise it with `crl: true` in its document")))
             }
             _ => Ok(()),
         }
@@ -204,7 +217,7 @@ fn ruleset(plan: &Plan, faults: &[FaultEntry]) -> Result<String, LabError> {
                 rules.push(format!("iifname \"{one}\" oifname \"{other}\" counter drop"));
                 rules.push(format!("iifname \"{other}\" oifname \"{one}\" counter drop"));
             }
-            Fault::Delay { .. } | Fault::ExpireCert | Fault::Kill { .. } => {}
+            Fault::Delay { .. } | Fault::ExpireCert | Fault::Kill { .. } | Fault::Revoke { .. } => {}
         }
     }
     // Adding first makes the deletion right also when it was not there.

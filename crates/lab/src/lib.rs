@@ -34,6 +34,7 @@ mod paths;
 mod plan;
 mod process;
 mod programs;
+mod revoke;
 mod spec;
 mod spec_check;
 mod spec_policy;

@@ -5,6 +5,10 @@ use std::path::{Path, PathBuf};
 /// The folder of all labs.
 pub(crate) const LABS: &str = "/run/culvert/lab";
 
+/// Hand-over sockets of a node, as many as its agent opens when it starts. Two generations of ztunnel are usual, while one
+/// takes over from the other; more live at a time only while several drain.
+const ZDS_SOCKETS: u32 = 4;
+
 /// Paths of one lab.
 #[derive(Clone, Debug)]
 pub(crate) struct Paths {
@@ -67,8 +71,19 @@ impl Paths {
         self.node(node).join("pods.yaml")
     }
 
-    pub(crate) fn zds_socket(&self, node: &str) -> PathBuf {
-        self.node(node).join("zds.sock")
+    /// All sockets on which a node's agent hands pods over.
+    pub(crate) fn zds_sockets(&self, node: &str) -> Vec<PathBuf> {
+        (1..=ZDS_SOCKETS).map(|generation| self.zds_socket(node, generation)).collect()
+    }
+
+    /// The socket of a generation (from 1). A later one has it again, see [`Self::shares_socket`].
+    pub(crate) fn zds_socket(&self, node: &str, generation: u32) -> PathBuf {
+        self.node(node).join(format!("zds-{}.sock", socket_number(generation)))
+    }
+
+    /// Whether two generations of a node have one socket, so that they cannot live at the same time.
+    pub(crate) fn shares_socket(one: u32, other: u32) -> bool {
+        socket_number(one) == socket_number(other)
     }
 
     pub(crate) fn ztunnel_config(&self, node: &str, generation: u32) -> PathBuf {
@@ -95,7 +110,38 @@ impl Paths {
         self.ca().join("root-cert.pem")
     }
 
+    /// Revoked certificates, which every ztunnel follows when the lab has `crl`.
+    pub(crate) fn crl(&self) -> PathBuf {
+        self.ca().join("crl.pem")
+    }
+
+    /// Where the authority keeps its certificate and its key.
+    pub(crate) fn authority(&self) -> PathBuf {
+        self.ca().join("state")
+    }
+
     pub(crate) fn captures(&self) -> PathBuf {
         self.root.join("capture")
+    }
+}
+
+fn socket_number(generation: u32) -> u32 {
+    generation.saturating_sub(1) % ZDS_SOCKETS + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn generations_that_follow_each_other_have_sockets_of_their_own() {
+        let paths = Paths::new("t");
+        let all = paths.zds_sockets("n");
+        let mut of_generations: Vec<_> = (1..=ZDS_SOCKETS).map(|g| paths.zds_socket("n", g)).collect();
+        assert_eq!(of_generations, all);
+        of_generations.dedup();
+        assert_eq!(of_generations.len(), all.len());
+        assert!(!Paths::shares_socket(1, 2) && Paths::shares_socket(1, 1 + ZDS_SOCKETS));
+        assert_eq!(paths.zds_socket("n", 1 + ZDS_SOCKETS), paths.zds_socket("n", 1));
     }
 }

@@ -14,6 +14,7 @@ use crate::inside::Enter;
 use crate::lab::Lab;
 use crate::links::{self, Attachment};
 use crate::netns;
+use crate::paths::Paths;
 use crate::plan::{NodePlan, Plan, PodPlan};
 use crate::process::{self, Launch, Record};
 use crate::spec::OtlpTo;
@@ -24,8 +25,8 @@ use crate::{admin, collector};
 /// Where a node's agent answers, in the node's namespace.
 pub(crate) const AGENT_ADMIN: &str = "127.0.0.1:15010";
 /// What a node proxy may do beyond an ordinary process (drop-in.md): enter pods' network namespaces (SYS_ADMIN), open
-/// transparent sockets there and mark them (NET_ADMIN, NET_RAW).
-const ZTUNNEL_CAPABILITIES: [&str; 3] = ["NET_ADMIN", "NET_RAW", "SYS_ADMIN"];
+/// transparent sockets there and mark them (NET_ADMIN, NET_RAW), answer DNS queries from port 53 (NET_BIND_SERVICE).
+const ZTUNNEL_CAPABILITIES: [&str; 4] = ["NET_ADMIN", "NET_BIND_SERVICE", "NET_RAW", "SYS_ADMIN"];
 /// Where a ztunnel answers, in its own namespace.
 pub(crate) const ZTUNNEL_ADMIN: &str = "127.0.0.1:15000";
 const ZTUNNEL_READY: &str = "127.0.0.1:15021";
@@ -69,8 +70,8 @@ pub(crate) fn raise(lab: &Lab, plan: &Plan) -> Result<(), LabError> {
     }
     until_authority_ready(lab, plan, &ca)?;
     for (node, record) in &agents {
-        wait::until_ready(lab, record, "its socket for ztunnel", READY, || {
-            Ok(lab.paths.zds_socket(&node.name).exists())
+        wait::until_ready(lab, record, "its sockets for ztunnel", READY, || {
+            Ok(lab.paths.zds_sockets(&node.name).iter().all(|socket| socket.exists()))
         })?;
         start_ztunnel(lab, plan, node, 1)?;
     }
@@ -213,11 +214,11 @@ pub(crate) fn collector_endpoint(plan: &Plan) -> Option<String> {
 }
 
 impl Lab {
-    /// Starts the next generation of a node's ztunnel beside those that run, in a namespace of its own, and waits until
-    /// it is ready. Gives back its number.
+    /// Starts the next generation of a node's ztunnel beside those that run, in a namespace and with a hand-over socket of
+    /// its own, and waits until it is ready. Gives back its number.
     ///
     /// # Errors
-    /// When it does not come up.
+    /// When it does not come up, or the generation that has its socket has not been ended.
     pub fn next_generation(&self, node: &str) -> Result<u32, LabError> {
         let _lock = self.lock()?;
         let plan = self.plan();
@@ -225,10 +226,15 @@ impl Lab {
         let used = |p: &Record| {
             p.launch.name.strip_prefix(&format!("{}/ztunnel-", node.name)).and_then(|n| n.parse::<u32>().ok())
         };
-        let last = self.state().processes.iter().filter_map(used).max().unwrap_or(0);
-        start_ztunnel(self, &plan, node, last + 1)?;
+        let next = self.state().processes.iter().filter_map(used).max().unwrap_or(0) + 1;
+        let living = self.state().ztunnels.iter().filter(|z| z.node == node.name).map(|z| z.generation).collect::<Vec<_>>();
+        if let Some(holder) = living.into_iter().find(|one| Paths::shares_socket(*one, next)) {
+            let what = format!("generation {next} would have the socket of generation {holder}, which is still there");
+            return Err(LabError::Unfit(format!("{what}; end that one first")));
+        }
+        start_ztunnel(self, &plan, node, next)?;
         until_ztunnels_ready(self)?;
-        Ok(last + 1)
+        Ok(next)
     }
 
     /// Ends a generation of a node's ztunnel (SIGTERM, SIGKILL after `grace`) and removes its namespace.

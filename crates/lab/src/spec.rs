@@ -43,6 +43,9 @@ pub struct Spec {
     /// Life of workload certificates.
     #[serde(default = "defaults::certificate_lifetime")]
     pub certificate_lifetime: Span,
+    /// Whether ztunnels follow a list of revoked certificates, so that the fault `revoke` is possible.
+    #[serde(default)]
+    pub crl: bool,
     /// Log level of our programs, as in `info,hbone=debug`.
     #[serde(default = "defaults::log")]
     pub log: String,

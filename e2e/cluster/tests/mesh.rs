@@ -68,7 +68,7 @@ fn the_mesh_holds_on_a_real_cluster() -> Result<()> {
 
 /// Runs our command line against the cluster.
 fn culvert(cluster: &Cluster, arguments: &[&str]) -> Result<String> {
-    let program = common::workspace().join("target/debug/culvert");
+    let program = common::workspace().join("target/debug/culvert").display().to_string();
     let mut command = cluster.command(&program);
     command.args(arguments).env("KUBECONFIG", cluster.kubeconfig());
     let output = command.output()?;
@@ -96,7 +96,7 @@ fn pre_check(cluster: &Cluster) -> Result<()> {
 
 /// Runs a command that is to fail, and gives back what it said.
 fn fails(cluster: &Cluster, arguments: &[&str]) -> Result<String> {
-    let program = common::workspace().join("target/debug/culvert");
+    let program = common::workspace().join("target/debug/culvert").display().to_string();
     let output = cluster.command(&program).args(arguments).env("KUBECONFIG", cluster.kubeconfig()).output()?;
     ensure!(!output.status.success(), "culvert {} did not fail", arguments.join(" "));
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
@@ -328,11 +328,11 @@ fn control_and_ca_away(cluster: &Cluster) -> Result<()> {
 }
 
 fn agents_restarted(cluster: &Cluster) -> Result<()> {
-    undisturbed(cluster, || shop::restart(cluster, "ds/culvert-node"))
+    undisturbed(cluster, || shop::restart(cluster, "culvert-node"))
 }
 
 fn proxies_replaced(cluster: &Cluster) -> Result<()> {
-    undisturbed(cluster, || shop::restart(cluster, "ds/ztunnel"))
+    undisturbed(cluster, || shop::restart(cluster, "ztunnel"))
 }
 
 fn unlabel_under_load(cluster: &Cluster) -> Result<()> {

@@ -46,6 +46,8 @@ pub struct Seen {
     pub slowest_ms: u64,
     /// How a held connection ended.
     pub end: String,
+    /// When, Unix milliseconds.
+    pub at: f64,
 }
 
 impl fmt::Display for Seen {
@@ -142,6 +144,22 @@ impl Load {
             turns.push(turn);
         }
         Ok(turns)
+    }
+
+    /// Waits until a held connection has ended by itself.
+    ///
+    /// # Errors
+    /// When it has not in time.
+    pub fn ended(self, within: Duration) -> Result<Seen> {
+        let until = Instant::now() + within;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let line = self.lines.recv_timeout(left).with_context(|| format!("not over after {within:?}"))?;
+            let seen: Seen = serde_json::from_str(&line).with_context(|| line.clone())?;
+            if !seen.end.is_empty() {
+                return Ok(seen);
+            }
+        }
     }
 
     /// Ends the calls.

@@ -5,6 +5,8 @@ use anyhow::Result;
 use e2e_lab::{Checks, attack, program};
 use lab::{Lab, Options, Spec};
 
+#[path = "bypass/admission.rs"]
+mod admission;
 #[path = "bypass/doors.rs"]
 mod doors;
 #[path = "bypass/faults.rs"]
@@ -68,6 +70,9 @@ fn nothing_gets_around_the_mesh() {
         ("unknown address in a pod network", doors::unknown_address),
         ("HBONE: authorities that are not the pod", tunnels::authorities),
         ("HBONE: an identity claimed by headers", tunnels::claimed_identity),
+        ("a pod's process at the hand-over socket", admission::from_a_pod),
+        ("a pod's process at the hand-over socket, hidden in a cgroup and a network of its own", admission::hidden),
+        ("any user of a pod at the hand-over socket", admission::any_user),
         ("the authority signs only for the node's own pods", tunnels::other_nodes_identity),
         ("un-enrolment in the middle of a connection", faults::unenrolment),
         ("agent killed", faults::agent_killed),

@@ -48,6 +48,13 @@ pub(super) fn of_a_proxy(path: &Path, allowed: Option<&BTreeSet<String>>) -> Res
     }
 }
 
+/// A cgroup's generation: the one that it has, or the next. A number that some pod still has is not given again, also when its
+/// proxy was forgotten.
+fn generation_of(cgroup: u64, registered: &[(u64, u32)], serving: impl Iterator<Item = u32>) -> u32 {
+    let own = registered.iter().find(|(id, _)| *id == cgroup).map(|(_, generation)| *generation);
+    own.unwrap_or_else(|| registered.iter().map(|(_, generation)| *generation).chain(serving).max().unwrap_or(0) + 1)
+}
+
 impl Agent {
     /// Follows a proxy.
     pub(crate) fn proxy(&mut self, event: Event) {
@@ -102,15 +109,29 @@ impl Agent {
         let folder = self.judge(peer).map_err(|e| e.to_string())?;
         let cgroup = fs::metadata(&folder).map_err(|e| format!("{}: {e}", folder.display()))?.ino();
         let registered = self.redirector.proxies().map_err(|e| e.to_string())?;
-        let generation = registered
-            .iter()
-            .find(|(id, _)| *id == cgroup)
-            .map_or_else(|| registered.iter().map(|(_, g)| g + 1).max().unwrap_or(1), |(_, g)| *g);
+        let serving = self.redirector.pods().map_err(|e| e.to_string())?.into_iter().map(|pod| pod.active);
+        let generation = generation_of(cgroup, &registered, serving);
+        self.forget_ended(&registered);
         self.redirector.register_proxy(cgroup, generation).map_err(|e| e.to_string())?;
         tracing::info!(pid = ?peer.pid, cgroup = %folder.display(), generation, "proxy admitted");
         let proxy = Proxy { generation, cgroup, peer: peer.clone(), synced: false };
         self.proxies.insert(peer.connection, proxy);
         Ok(())
+    }
+
+    /// Gives back the places of proxies whose cgroups are gone: there is room for a few dozen, and each container of a proxy
+    /// that restarts takes one.
+    fn forget_ended(&mut self, registered: &[(u64, u32)]) {
+        let there = match self.finder.cgroups() {
+            Ok(there) => there,
+            Err(error) => return tracing::warn!(%error, "cannot list cgroups; proxies that ended are not forgotten"),
+        };
+        for (cgroup, generation) in registered.iter().filter(|(cgroup, _)| !there.contains(cgroup)) {
+            match self.redirector.forget_proxy(*cgroup) {
+                Ok(()) => tracing::debug!(cgroup, generation, "proxy forgotten: its cgroup is gone"),
+                Err(error) => tracing::warn!(cgroup, %error, "a proxy that ended cannot be forgotten"),
+            }
+        }
     }
 
     /// The folder of a proxy's cgroup, when nobody lives there who must not.
@@ -141,6 +162,17 @@ impl Agent {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn generations_count_upwards_past_those_that_are_forgotten() {
+        let registered = [(10, 3), (11, 4)];
+        assert_eq!(generation_of(10, &registered, [3, 4].into_iter()), 3);
+        assert_eq!(generation_of(12, &registered, [3, 4].into_iter()), 5);
+        assert_eq!(generation_of(12, &[(10, 3)], [7].into_iter()), 8);
+        assert_eq!(generation_of(12, &[], std::iter::empty()), 1);
+        // Pods that nobody serves yet have generation 0.
+        assert_eq!(generation_of(12, &[], [0].into_iter()), 1);
+    }
 
     #[test]
     fn only_pods_that_are_named_may_be_proxies() {

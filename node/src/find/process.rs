@@ -1,6 +1,6 @@
 //! Processes: of which pod, in which namespace, listening where.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -91,11 +91,43 @@ impl Finder {
         Ok(found)
     }
 
-    /// Namespaces in which the processes of a cgroup live.
+    /// Namespaces in which the processes of a cgroup live, and of those above it up to this node's, which is left out: whoever
+    /// may make cgroups below its own still belongs to the one above.
     pub(crate) fn namespaces_of(&self, folder: &Path) -> io::Result<Vec<NsId>> {
-        let text = fs::read_to_string(folder.join("cgroup.procs"))?;
-        let pids = text.lines().filter_map(|line| line.parse::<u32>().ok());
-        Ok(pids.filter_map(|pid| netns_id(&self.netns_path(pid)).ok()).collect())
+        let top = self.top();
+        let mut found = Vec::new();
+        for folder in folder.ancestors().take_while(|f| f.starts_with(&top) && *f != top) {
+            let text = fs::read_to_string(folder.join("cgroup.procs"))?;
+            let pids = text.lines().filter_map(|line| line.parse::<u32>().ok());
+            found.extend(pids.filter_map(|pid| netns_id(&self.netns_path(pid)).ok()));
+        }
+        Ok(found)
+    }
+
+    /// Numbers of this node's cgroups, which are the inodes of their folders.
+    pub(crate) fn cgroups(&self) -> io::Result<BTreeSet<u64>> {
+        let mut found = BTreeSet::new();
+        let mut next = vec![self.top()];
+        while let Some(folder) = next.pop() {
+            let gone = |e: &io::Error| e.kind() == io::ErrorKind::NotFound;
+            let entries = match fs::metadata(&folder).and_then(|meta| Ok((meta.ino(), fs::read_dir(&folder)?))) {
+                Ok((id, entries)) => {
+                    found.insert(id);
+                    entries
+                }
+                // Removed while the others were looked at.
+                Err(error) if gone(&error) => continue,
+                Err(error) => return Err(error),
+            };
+            let folders = entries.filter_map(Result::ok).filter(|e| e.file_type().is_ok_and(|t| t.is_dir()));
+            next.extend(folders.map(|entry| entry.path()));
+        }
+        Ok(found)
+    }
+
+    /// The folder of this node's cgroup.
+    fn top(&self) -> PathBuf {
+        self.mount.join(self.scope.trim_start_matches('/'))
     }
 
     /// Who listens on a TCP port in the agent's own network namespace, which is the host's. `before` is who it was the last time:

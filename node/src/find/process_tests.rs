@@ -71,3 +71,24 @@ fn this_process_is_found_by_its_port() {
     drop(listener);
     assert_eq!(finder(Path::new("/proc"), "").listener(port, None).unwrap(), None);
 }
+
+/// Looks at a hierarchy that is made of plain folders: what a cgroup is to a reader.
+#[test]
+fn who_lives_above_a_cgroup_counts_as_living_in_it() {
+    let (near, far) = (tempfile::NamedTempFile::new().unwrap(), tempfile::NamedTempFile::new().unwrap());
+    let proc = proc(&[(10, "0::/n/pods/a\n", 5, near.path()), (11, "0::/n/pods/a/child\n", 5, far.path())]);
+    let mount = tempfile::tempdir().unwrap();
+    for (folder, pids) in [("n", "1\n"), ("n/pods", ""), ("n/pods/a", "10\n"), ("n/pods/a/child", "11\n"), ("n/zt", "")] {
+        fs::create_dir_all(mount.path().join(folder)).unwrap();
+        fs::write(mount.path().join(folder).join("cgroup.procs"), pids).unwrap();
+    }
+    let finder = Finder { proc: proc.path().to_owned(), scope: "/n".to_owned(), mount: mount.path().to_owned() };
+    let id = |path: &Path| netns_id(path).unwrap();
+    let of = |folder: &str| finder.namespaces_of(&mount.path().join(folder)).unwrap();
+    assert_eq!(of("n/pods/a/child"), [id(far.path()), id(near.path())]);
+    assert_eq!(of("n/pods/a"), [id(near.path())]);
+    assert_eq!(of("n/zt"), []);
+    let inode = |folder: &str| fs::metadata(mount.path().join(folder)).unwrap().ino();
+    let all = ["n", "n/pods", "n/pods/a", "n/pods/a/child", "n/zt"].map(inode);
+    assert_eq!(finder.cgroups().unwrap(), BTreeSet::from(all));
+}

@@ -3,6 +3,7 @@
 use std::os::fd::AsFd;
 use std::time::Instant;
 
+use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ListParams};
 use kubernetes::client::{call, connect};
@@ -48,6 +49,26 @@ pub(crate) async fn remove(config: &Config, kubernetes: &KubernetesConfig) -> Ve
         _ => {}
     }
     failed
+}
+
+/// Name of the agents' DaemonSet, in Culvert's own namespace.
+const AGENTS: &str = "culvert-node";
+
+/// Whether the agents are being taken out of the cluster for good: their DaemonSet is gone or going. Whoever cannot tell stays,
+/// because an agent that ends for any other reason must change nothing.
+pub(crate) async fn is_leaving(kubernetes: &KubernetesConfig) -> bool {
+    let asked = async {
+        let client = connect(&source(kubernetes), MANAGER).await.map_err(|e| e.to_string())?;
+        let api: Api<DaemonSet> = Api::namespaced(client, &kubernetes.system_namespace);
+        call("get our own DaemonSet", api.get_metadata_opt(AGENTS)).await.map_err(|e| e.to_string())
+    };
+    match asked.await {
+        Ok(found) => found.is_none_or(|set| set.metadata.deletion_timestamp.is_some()),
+        Err(error) => {
+            tracing::warn!(error, "cannot tell whether Culvert is being removed; the capture stays");
+            false
+        }
+    }
 }
 
 /// Takes the annotations of this node's pods away. Says how many there were.

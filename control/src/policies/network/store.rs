@@ -40,6 +40,14 @@ struct Group {
     ports: Vec<(Arc<str>, Option<u16>)>,
 }
 
+/// A group that there is.
+#[derive(Debug)]
+struct Shared {
+    group: Group,
+    /// How many pods are in it.
+    pods: usize,
+}
+
 /// Everything NetworkPolicies are about.
 #[derive(Debug, Default)]
 pub(in crate::policies) struct Networks {
@@ -48,8 +56,8 @@ pub(in crate::policies) struct Networks {
     pods: HashMap<Arc<str>, HashMap<Arc<str>, Facts>>,
     /// By namespace and name.
     policies: HashMap<Arc<str>, BTreeMap<Arc<str>, NetworkPolicy>>,
-    /// By namespace and name, with the number of pods.
-    groups: HashMap<Arc<str>, BTreeMap<Arc<str>, (Group, usize)>>,
+    /// By namespace and name.
+    groups: HashMap<Arc<str>, BTreeMap<Arc<str>, Shared>>,
     peers: Peers,
 }
 
@@ -174,8 +182,8 @@ impl Networks {
     /// The resources of a policy are different.
     fn touch(&self, (namespace, name): &PolicyKey, effects: &mut Effects) {
         let here = self.groups.get(namespace).into_iter().flatten();
-        let with = here.filter(|(_, (group, _))| group.policies.contains(name));
-        effects.resources.extend(with.map(|(group, _)| key(namespace, group)));
+        let with = here.filter(|(_, shared)| shared.group.policies.contains(name));
+        effects.resources.extend(with.map(|(short, _)| key(namespace, short)));
     }
 
     /// Egress policies of which more or less is to be said now.
@@ -196,11 +204,11 @@ impl Networks {
         effects.workloads.pods.insert((namespace.clone(), name.clone()));
         if let (Some(group), Some(short)) = (group, &short) {
             let here = self.groups.entry(namespace.clone()).or_default();
-            let (_, count) = here.entry(short.clone()).or_insert_with(|| {
+            let shared = here.entry(short.clone()).or_insert_with(|| {
                 effects.resources.insert(key(namespace, short));
-                (group, 0)
+                Shared { group, pods: 0 }
             });
-            *count += 1;
+            shared.pods += 1;
         }
         let pod = self.pods.get_mut(namespace).and_then(|here| here.get_mut(name));
         let old = pod.and_then(|pod| std::mem::replace(&mut pod.group, short));
@@ -209,9 +217,9 @@ impl Networks {
 
     fn leave(&mut self, namespace: &str, group: &Arc<str>, effects: &mut Effects) {
         let Some(here) = self.groups.get_mut(namespace) else { return };
-        let Some((_, count)) = here.get_mut(group) else { return };
-        *count -= 1;
-        if *count == 0 {
+        let Some(shared) = here.get_mut(group) else { return };
+        shared.pods -= 1;
+        if shared.pods == 0 {
             here.remove(group);
             effects.resources.insert(key(namespace, group));
             if here.is_empty() {
@@ -260,8 +268,8 @@ impl Networks {
     }
 
     pub(in crate::policies) fn resource(&self, namespace: &str, name: &str) -> Option<Authorization> {
-        let (group, _) = self.groups.get(namespace)?.get(name)?;
-        self.authorization(namespace, name, group)
+        let shared = self.groups.get(namespace)?.get(name)?;
+        self.authorization(namespace, name, &shared.group)
     }
 
     fn authorization(&self, namespace: &str, name: &str, group: &Group) -> Option<Authorization> {
@@ -277,7 +285,7 @@ impl Networks {
 
     pub(in crate::policies) fn resources(&self) -> impl Iterator<Item = Authorization> {
         let all =
-            self.groups.iter().flat_map(|(ns, here)| here.iter().map(move |(name, (group, _))| (ns, name, group)));
+            self.groups.iter().flat_map(|(ns, here)| here.iter().map(move |(name, shared)| (ns, name, &shared.group)));
         all.filter_map(|(ns, name, group)| self.authorization(ns, name, group))
     }
 

@@ -43,10 +43,13 @@ pub fn crds() -> Vec<CustomResourceDefinition> {
     all
 }
 
-/// Takes off the values that the types have when a field is absent: they are how we read, and not for the API server to write
-/// into users' objects. It also refuses a default that breaks a bound, such as port 0.
+/// Takes off what is about reading only. The values that the types have when a field is absent are not for the API server to
+/// write into users' objects (it also refuses a default that breaks a bound, such as port 0). A null is not a value that a
+/// user may write, as in the definitions of Istio; kubectl refuses one among the values of an enumeration.
 fn without_defaults(schema: &mut JSONSchemaProps) {
     schema.default = None;
+    schema.nullable = None;
+    schema.enum_.iter_mut().for_each(|values| values.retain(|v| !v.0.is_null()));
     schema.properties.iter_mut().flatten().for_each(|(_, inner)| without_defaults(inner));
     let keys = schema.x_kubernetes_list_map_keys.clone().unwrap_or_default();
     match schema.items.as_mut() {

@@ -17,7 +17,7 @@ pub(crate) fn config(paths: &Paths, cgroup: &Path, plan: &Plan, node: &NodePlan)
         "node": node.name,
         "cgroupRoot": cgroup,
         "bpffs": paths.bpffs().join(&node.name),
-        "zdsSocket": paths.zds_socket(&node.name),
+        "zdsSockets": paths.zds_sockets(&node.name),
         "podsFile": paths.pods_file(&node.name),
         "admin": AGENT_ADMIN,
         "logLevel": plan.spec.log,

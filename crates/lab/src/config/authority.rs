@@ -22,7 +22,7 @@ pub(crate) fn config(paths: &Paths, plan: &Plan, tokens: &[Token]) -> Result<(),
     let value = json!({
         "listen": listen.first(),
         "trustDomain": plan.spec.trust_domain,
-        "authority": { "folder": folder.join("state") },
+        "authority": { "folder": paths.authority() },
         "rootOutput": paths.roots(),
         "serverNames": [CA_NAME],
         "tokenFile": folder.join("tokens.yaml"),

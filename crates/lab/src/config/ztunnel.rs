@@ -23,7 +23,7 @@ pub(crate) fn config(paths: &Paths, plan: &Plan, node: &NodePlan, generation: u3
             "altName": CA_NAME,
             "certificateLifetime": plan.spec.certificate_lifetime,
         },
-        "zdsSocket": paths.zds_socket(&node.name),
+        "zdsSocket": paths.zds_socket(&node.name, generation),
         "workers": plan.spec.workers,
         "podCIDRs": pod_cidrs,
         "ipv6": plan.spec.ipv6,
@@ -31,6 +31,9 @@ pub(crate) fn config(paths: &Paths, plan: &Plan, node: &NodePlan, generation: u3
     });
     if let Some(endpoint) = collector_endpoint(plan) {
         value["otlp"] = json!({"endpoint": endpoint, "sampling": plan.spec.telemetry.sampling});
+    }
+    if plan.spec.crl {
+        value["crlFile"] = json!(paths.crl());
     }
     if plan.spec.same_node == SameNode::Direct {
         value["sameNode"] = json!("direct");

@@ -132,10 +132,23 @@ pub(crate) fn until_left(cluster: &Cluster, limit: Duration) -> Result<()> {
     Ok(())
 }
 
-/// Restarts a program of ours and waits until the new one is ready everywhere.
-pub(crate) fn restart(cluster: &Cluster, what: &str) -> Result<()> {
-    cluster.kubectl(&["rollout", "restart", "-n", "culvert-system", what])?;
-    cluster.kubectl(&["rollout", "status", "-n", "culvert-system", what, "--timeout=180s"])?;
+/// Restarts a DaemonSet of ours and waits until a new pod is ready on every node. `kubectl rollout status` would wait for the
+/// old ones too, which drain for as long as somebody is connected.
+pub(crate) fn restart(cluster: &Cluster, name: &str) -> Result<()> {
+    let what = format!("ds/{name}");
+    cluster.kubectl(&["rollout", "restart", "-n", "culvert-system", &what])?;
+    let set: Value = serde_json::from_str(&cluster.kubectl(&["get", "-n", "culvert-system", &what, "-o", "json"])?)?;
+    let generation = set.pointer("/metadata/annotations/deprecated.daemonset.template.generation");
+    let newest = format!("pod-template-generation={}", generation.and_then(Value::as_str).context("no generation")?);
+    let selector = format!("app.kubernetes.io/name={name},{newest}");
+    eventually(&what, Duration::from_secs(120), || {
+        let pods = cluster.kubectl(&["get", "pods", "-n", "culvert-system", "-l", &selector, "-o", "json"])?;
+        let pods: Value = serde_json::from_str(&pods)?;
+        let ready = |pod: &&Value| pod["status"]["containerStatuses"][0]["ready"] == true;
+        let count = pods["items"].as_array().context("no pods")?.iter().filter(ready).count();
+        ensure!(count == cluster.nodes().len(), "{count} ready");
+        anyhow::Ok(())
+    })?;
     Ok(())
 }
 
@@ -181,6 +194,6 @@ pub(crate) fn tell_all(cluster: &Cluster) {
     tell(&["get", "pods", "-A", "-o", "wide"]);
     tell(&["get", "events", "-A", "--sort-by=.lastTimestamp"]);
     for app in ["culvert-ca", "culvert-control", "culvert-node", "ztunnel"] {
-        tell(&["logs", "-n", "culvert-system", "-l", &format!("app.kubernetes.io/name={app}"), "--tail=60", "--prefix"]);
+        tell(&["logs", "-n", "culvert-system", "-l", &format!("app.kubernetes.io/name={app}"), "--tail=12", "--prefix"]);
     }
 }

@@ -9,6 +9,7 @@ saw is judged outside.
 
 import array
 import contextlib
+import ctypes
 import errno
 import json
 import os
@@ -29,6 +30,9 @@ SO_MARK, SO_BINDTODEVICE, SO_BINDTOIFINDEX = 36, 25, 62
 IP_UNICAST_IF, IP_TRANSPARENT, IP_HDRINCL, IPV6_HDRINCL = 50, 19, 3, 36
 TCP_REPAIR, TCP_FASTOPEN_CONNECT, MSG_FASTOPEN = 19, 30, 0x20000000
 MPTCP, ETH_P_ALL = 262, 3
+CLONE_NEWNET = 0x40000000
+# ZdsHello { version: V1 } (cni-zds.md 1).
+ZDS_HELLO = b"\x08\x01"
 # Longer than any answer here takes, shorter than a retransmitted SYN.
 PATIENCE = 0.9
 
@@ -725,6 +729,32 @@ def keep(me, tries):
     print(json.dumps({"sent": sent, "end": end}), flush=True)
 
 
+def hand_over(me, path, *hidden):
+    """Says hello at the node agent's socket as a node proxy does, and waits for what a node proxy gets.
+
+    With a cgroup that is made for it, below the pod's, it goes there first and into a network of its own: then nothing about
+    the process itself says pod any more, only where its cgroup lies.
+    """
+    for folder in hidden:
+        os.makedirs(folder, exist_ok=True)
+        with open(os.path.join(folder, "cgroup.procs"), "w") as procs:
+            procs.write(str(os.getpid()))
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.unshare(CLONE_NEWNET) != 0:
+            raise OSError(ctypes.get_errno(), "unshare")
+    said = {}
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    sock.settimeout(5)
+    try:
+        sock.connect(path)
+        sock.send(ZDS_HELLO)
+        data, descriptors, _, _ = socket.recv_fds(sock, 1024, 4)
+        said = {"bytes": len(data), "descriptors": len(descriptors)}
+    except OSError as error:
+        said = {"error": errno.errorcode.get(error.errno, "timeout") if error.errno else "timeout"}
+    print(json.dumps(said), flush=True)
+
+
 def main():
     name, marker, ip4, ip6, hop, *rest = sys.argv[1:]
     me = Me(name, marker, ip4, ip6, hop)
@@ -737,6 +767,8 @@ def main():
         return walk(me, tries, *(int(n) for n in rest if "=" not in n))
     if name == "keep":
         return keep(me, tries)
+    if name == "hand-over":
+        return hand_over(me, *rest)
     if name.startswith("forwarded"):
         with nested(me) as child:
             if child:
