@@ -356,7 +356,8 @@ fn uninstall(cluster: &Cluster) -> Result<()> {
     culvert(cluster, &["enroll", "ns/shop"])?;
     shop::until_enrolled(cluster, SOON)?;
     culvert(cluster, &["uninstall"])?;
-    shop::nothing_left(cluster)?;
+    // The proxies' pods end when nobody is connected any more.
+    eventually("nothing is left", SOON, || shop::nothing_left(cluster))?;
     ensure!(shop::curl(cluster, "client-one", "http://server-two.shop:8080/")? == "server-two", "in clear again");
     Ok(())
 }
