@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 export CULVERT_CACHE ?= $(HOME)/.cache/culvert
 
-.PHONY: help setup build demo test unit lab check fmt clippy deny tidy check-ebpf ebpf bench clean cluster cluster-images cluster-down test-cluster
+.PHONY: help setup build demo test unit lab check fmt clippy deny tidy check-ebpf ebpf bench clean cluster cluster-images cluster-down test-cluster test-interop
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -66,6 +66,9 @@ cluster-down: ## remove the cluster, also after a crash
 
 test-cluster: ## tests on such a cluster (root)
 	@hack/cluster-test.sh
+
+test-interop: ## our proxy in Istio's own DaemonSet under a real istiod, on such a cluster (root)
+	@hack/interop-test.sh
 
 clean: ## remove what was built
 	@cargo clean

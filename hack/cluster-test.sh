@@ -8,6 +8,8 @@ export CULVERT_CACHE=${CULVERT_CACHE:-$HOME/.cache/culvert}
 stage "what the cluster is made of" hack/cluster.sh
 stage "programs" cargo build --locked --workspace
 stage "images" cargo run --quiet --locked -p xtask -- image
+stage "charts, judged by Helm" cargo test --locked -p culvert --test helm -- --include-ignored
 # Whatever ends a test, nothing stays.
 trap 'status=$?; target/debug/e2e-cluster down >/dev/null || status=1; times; exit $status' EXIT
-stage "tests" cargo test --locked -p e2e-cluster -- --include-ignored --nocapture --test-threads=1 "$@"
+# What runs under an istiod has a target of its own: `make test-interop`.
+stage "tests" cargo test --locked -p e2e-cluster -- --include-ignored --nocapture --test-threads=1 --skip istiod "$@"

@@ -1,13 +1,14 @@
 //! Measures what the mesh costs: the same work direct and through the mesh, in turns, on one laboratory. Root.
 //!
 //! `docs/performance.md` says how each number is made. Where to look: `site` (the lab, its two forms), `run` (the order),
-//! `work` (figures under load), `memory` (figures of size), `usage` (what `/proc` says), `report`, and `load` (what runs
-//! inside the pods).
+//! `work` (figures under load), `memory` (figures of size), `usage` (what `/proc` says), `report`, `load` (what runs
+//! inside the pods), and `scale` (a large cluster, by a script).
 
 mod load;
 mod memory;
 mod report;
 mod run;
+mod scale;
 mod site;
 mod usage;
 mod work;
@@ -67,6 +68,11 @@ impl Settings {
 
 #[derive(Subcommand)]
 enum Inside {
+    /// What a large cluster costs: 10 000 pods of which 50 a second change, and a full push of 70 000. Without a lab.
+    Scale {
+        #[command(flatten)]
+        settings: scale::Settings,
+    },
     /// The load, inside a pod.
     #[command(name = load::COMMAND, hide = true)]
     Load {
@@ -83,6 +89,7 @@ fn main() -> ExitCode {
     }
     let outcome = match cli.inside {
         Some(Inside::Load { role }) => role.run(),
+        Some(Inside::Scale { settings }) => scale::run(&settings),
         None => run::run(&settings),
     };
     match outcome {

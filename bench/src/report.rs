@@ -100,7 +100,7 @@ fn cell(values: &[f64]) -> String {
 }
 
 /// Least, middle, most.
-fn spread(values: &[f64]) -> Option<[f64; 3]> {
+pub(crate) fn spread(values: &[f64]) -> Option<[f64; 3]> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let (least, most) = (*sorted.first()?, *sorted.last()?);
@@ -109,7 +109,7 @@ fn spread(values: &[f64]) -> Option<[f64; 3]> {
 }
 
 /// Three digits that mean something.
-fn digits(value: f64) -> String {
+pub(crate) fn digits(value: f64) -> String {
     let places = match value.abs() {
         v if v >= 100.0 => 0,
         v if v >= 10.0 => 1,

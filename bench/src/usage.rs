@@ -57,14 +57,25 @@ pub(crate) fn cpus() -> usize {
 
 /// Resident memory of a process, bytes.
 pub(crate) fn resident(pid: i32) -> Result<f64> {
+    status(pid, "VmRSS:")
+}
+
+/// A size that the kernel knows of a process, bytes; `key` with its colon.
+pub(crate) fn status(pid: i32, key: &str) -> Result<f64> {
     let text = read(Path::new(&format!("/proc/{pid}/status")))?;
-    let line = text.lines().find_map(|l| l.strip_prefix("VmRSS:")).context("no VmRSS; did the process end?")?;
-    let kib: f64 = line.trim().trim_end_matches(" kB").parse().context("VmRSS")?;
+    let line = text.lines().find_map(|l| l.strip_prefix(key));
+    let line = line.with_context(|| format!("no {key} did the process end?"))?;
+    let kib: f64 = line.trim().trim_end_matches(" kB").parse().with_context(|| key.to_owned())?;
     Ok(kib * 1024.0)
 }
 
+/// CPU seconds of this process.
+pub(crate) fn own_seconds() -> Result<f64> {
+    process_seconds(i32::try_from(std::process::id()).context("our number")?)
+}
+
 // proc(5): fields 14 and 15 are utime and stime. The second field, a name in brackets, may hold spaces.
-fn process_seconds(pid: i32) -> Result<f64> {
+pub(crate) fn process_seconds(pid: i32) -> Result<f64> {
     let text = read(Path::new(&format!("/proc/{pid}/stat")))?;
     let (_, rest) = text.rsplit_once(')').context("stat")?;
     let fields: Vec<&str> = rest.split_whitespace().collect();
@@ -81,7 +92,7 @@ fn group_seconds(group: &Path) -> Result<f64> {
 
 // First line of /proc/stat: user, nice, system, idle, iowait, irq, softirq, steal. Interrupts are left out: they serve
 // the lab's packets and others' alike.
-fn machine_seconds() -> Result<f64> {
+pub(crate) fn machine_seconds() -> Result<f64> {
     let text = read(Path::new("/proc/stat"))?;
     let line = text.lines().next().context("/proc/stat")?;
     let ticks: Vec<f64> = line.split_whitespace().skip(1).filter_map(|t| t.parse().ok()).collect();

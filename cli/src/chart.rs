@@ -1,7 +1,10 @@
 //! The chart `culvert`, as it lies in `manifests/culvert` and in this program: one set of files for `helm install` and for
 //! `culvert install`.
 
+mod definitions;
 mod function;
+mod go;
+mod setting;
 mod template;
 mod values;
 
@@ -12,19 +15,27 @@ use anyhow::{Context, Result, bail};
 use document::{Check, Mistakes, Report};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use self::values::Values;
+use self::values::{DefinitionValues, Values};
+
+pub(crate) use self::definitions::{PART_OF, template as definitions_template};
 
 /// The templates, in the order in which their objects are made: whoever needs a root or an account comes after it.
-const TEMPLATES: [(&str, &str); 6] = [
+const TEMPLATES: [(&str, &str); 9] = [
+    ("installed.yaml", include_str!("../../manifests/culvert/templates/installed.yaml")),
     ("ca.yaml", include_str!("../../manifests/culvert/templates/ca.yaml")),
     ("control.yaml", include_str!("../../manifests/culvert/templates/control.yaml")),
     ("node.yaml", include_str!("../../manifests/culvert/templates/node.yaml")),
     ("ztunnel.yaml", include_str!("../../manifests/culvert/templates/ztunnel.yaml")),
     ("network-policies.yaml", include_str!("../../manifests/culvert/templates/network-policies.yaml")),
     ("monitoring.yaml", include_str!("../../manifests/culvert/templates/monitoring.yaml")),
+    ("remove.yaml", include_str!("../../manifests/culvert/templates/remove.yaml")),
+    ("tests/check.yaml", include_str!("../../manifests/culvert/templates/tests/check.yaml")),
 ];
+
+/// By this annotation Helm knows an object that belongs to a moment, such as a test, and not to the installation.
+const HOOK: &str = "helm.sh/hook";
 
 const DEFAULTS: &str = include_str!("../../manifests/culvert/values.yaml");
 
@@ -33,7 +44,16 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The schema of the values, as `values.schema.json` has it.
 pub(crate) fn schema() -> Value {
-    schemars::generate::SchemaSettings::draft07().into_generator().into_root_schema_for::<Values>().to_value()
+    schema_of::<Values>()
+}
+
+/// The same of the chart `culvert-crds`.
+pub(crate) fn definitions_schema() -> Value {
+    schema_of::<DefinitionValues>()
+}
+
+fn schema_of<V: JsonSchema>() -> Value {
+    schemars::generate::SchemaSettings::draft07().into_generator().into_root_schema_for::<V>().to_value()
 }
 
 /// The defaults, overlaid with files and settings as Helm does it: maps are merged, all else is replaced.
@@ -47,14 +67,24 @@ pub(crate) fn values(files: &[impl AsRef<Path>], settings: &[String]) -> Result<
         merge(&mut merged, overlay.0);
     }
     for setting in settings {
-        let (path, text) =
-            setting.split_once('=').with_context(|| format!("--set {setting}: not of the form path.to.key=value"))?;
-        merge(&mut merged, nested(path, scalar(text)));
+        for overlay in setting::parse(setting)? {
+            merge(&mut merged, overlay);
+        }
     }
     // What --set brought is checked here; a file was checked with its lines before.
     if let Err(error) = serde_json::from_value::<Values>(merged.clone()) {
         bail!("the values do not fit together: {error}; `culvert manifest schema` prints what can be set");
     }
+    Ok(merged)
+}
+
+/// Values that an installation recorded (the ConfigMap `culvert`), completed by today's defaults.
+///
+/// # Errors
+/// When they are no JSON.
+pub(crate) fn recorded(text: &str) -> Result<Value> {
+    let mut merged = parse("values.yaml", DEFAULTS)?;
+    merge(&mut merged, serde_json::from_str(text)?);
     Ok(merged)
 }
 
@@ -68,7 +98,12 @@ pub(crate) struct Release<'a> {
     pub(crate) service: &'a str,
 }
 
-/// Renders every object of the chart.
+/// Whether an object is one of Helm's hooks, which `culvert install` does not make.
+pub(crate) fn is_hook(object: &Value) -> bool {
+    object["metadata"]["annotations"][HOOK].is_string()
+}
+
+/// Renders every object of the chart, Helm's hooks among them.
 ///
 /// # Errors
 /// A mistake in a template, which is ours.
@@ -156,23 +191,6 @@ fn merge(into: &mut Value, from: Value) {
             }
         }
         (into, from) => *into = from,
-    }
-}
-
-/// `a.b` and 1 → `{a: {b: 1}}`.
-fn nested(path: &str, value: Value) -> Value {
-    path.rsplit('.').fold(value, |inner, key| Value::Object(Map::from_iter([(key.to_owned(), inner)])))
-}
-
-/// As Helm's `--set`: `{a,b}` is a list, numbers and truth are themselves, all else is text.
-fn scalar(text: &str) -> Value {
-    if let Some(list) = text.strip_prefix('{').and_then(|t| t.strip_suffix('}')) {
-        return list.split(',').filter(|t| !t.is_empty()).map(|t| scalar(t.trim())).collect();
-    }
-    match text {
-        "true" => true.into(),
-        "false" => false.into(),
-        _ => text.parse::<i64>().map_or_else(|_| text.into(), Value::from),
     }
 }
 

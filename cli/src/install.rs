@@ -1,5 +1,11 @@
 //! `culvert install` and `culvert uninstall`.
 
+mod definitions;
+#[cfg(test)]
+pub(crate) mod fake;
+mod ours;
+mod remove;
+
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -7,20 +13,22 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use futures_util::TryStreamExt;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
-use k8s_openapi::api::core::v1::Namespace;
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{Api, DeleteParams, ListParams, PostParams};
+use kube::Client;
+use kube::api::Api;
 use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Client, ResourceExt};
-use kubernetes::client::call;
-use kubernetes::object::{MANAGED_BY, MANAGED_BY_US, crds};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::cluster::{self, Connection, apply, delete, name_of};
+pub(crate) use self::definitions::definitions_to_make;
+pub(crate) use self::ours::{obsolete, refuse_others};
+pub(crate) use self::remove::{Uninstall, uninstall};
+use crate::cluster::{Connection, apply, delete, name_of};
 use crate::manifest::Choice;
 
 /// The agents, which take the capture off their nodes when they are told to go for good.
 const AGENTS: &str = "culvert-node";
+
+/// The programs that run anywhere.
+const PROGRAMS: [&str; 2] = ["culvert-ca", "culvert-control"];
 
 /// Installs or updates Culvert in a cluster.
 #[derive(Args)]
@@ -37,155 +45,69 @@ pub(crate) struct Install {
     timeout: u64,
 }
 
-/// Takes Culvert out of a cluster: pods leave the mesh, then nothing of it is left.
-#[derive(Args)]
-pub(crate) struct Uninstall {
-    #[command(flatten)]
-    connection: Connection,
-    #[command(flatten)]
-    choice: Choice,
-    /// Only take the capture off the nodes, by ending the agents; the rest stays. What the chart's pre-delete hook does.
-    #[arg(long)]
-    only_nodes: bool,
-    /// Keep the Secret with the signing key, so that a new installation trusts the same root.
-    #[arg(long)]
-    keep_key: bool,
-    /// How long to wait for the agents, in seconds.
-    #[arg(long, default_value_t = 120)]
-    timeout: u64,
-}
-
 /// Runs `install`.
 pub(crate) async fn install(command: Install) -> Result<ExitCode> {
     let client = command.connection.client().await?;
-    let objects = command.choice.objects()?;
     let namespace = &command.choice.namespace;
-    make_definitions(&client).await?;
-    make_namespace(&client, namespace).await?;
-    let mut changed = 0;
-    for object in &objects {
-        if apply(&client, object).await? {
-            changed += 1;
-            eprintln!("  {}", name_of(object));
-        }
-    }
-    eprintln!("{changed} of {} objects changed", objects.len());
+    make(&client, &command.choice).await?;
     if command.no_wait {
         return Ok(ExitCode::SUCCESS);
     }
     let limit = Duration::from_secs(command.timeout);
     let ready = tokio::time::timeout(limit, ready(&client, namespace)).await;
-    ready.with_context(|| format!("not everything is ready after {} s; `culvert check` says why", limit.as_secs()))??;
+    ready
+        .with_context(|| format!("not everything is ready after {} s; `culvert check` says why", limit.as_secs()))??;
     eprintln!("Culvert is ready. Next: kubectl label namespace NAME istio.io/dataplane-mode=ambient");
     Ok(ExitCode::SUCCESS)
 }
 
-/// Runs `uninstall`.
-pub(crate) async fn uninstall(command: Uninstall) -> Result<ExitCode> {
-    let client = command.connection.client().await?;
-    let namespace = &command.choice.namespace;
-    end_agents(&client, namespace, Duration::from_secs(command.timeout)).await?;
-    if command.only_nodes {
-        return Ok(ExitCode::SUCCESS);
-    }
-    let mut objects = command.choice.objects()?;
-    for name in ["networkPolicies.enabled=true", "monitoring.podMonitor.enabled=true"] {
-        // What an earlier installation with other values made is ours too.
-        let mut all = command.choice.clone();
-        all.settings.push(name.to_owned());
-        objects.extend(all.objects()?);
-    }
-    if !command.keep_key {
-        let values = crate::chart::values(&command.choice.files, &command.choice.settings)?;
-        let secret = values["ca"]["secretName"].clone();
-        objects.push(json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": secret, "namespace": namespace}}));
-    }
-    for object in objects.iter().rev() {
-        match delete(&client, object).await {
-            Ok(true) => eprintln!("  {}", name_of(object)),
-            Ok(false) => {}
-            // A kind that the cluster does not have, as the Prometheus operator's.
-            Err(error) if object["apiVersion"] == "monitoring.coreos.com/v1" => {
-                eprintln!("  {} not deleted: {error:#}", name_of(object));
-            }
-            Err(error) => return Err(error),
+/// Makes everything be as chosen. Says how many objects changed or were deleted.
+///
+/// # Errors
+/// Mistakes in the values, and what the API server refuses.
+pub(crate) async fn make(client: &Client, choice: &Choice) -> Result<usize> {
+    let objects = choice.objects()?;
+    refuse_others(client, choice).await?;
+    definitions::make(client).await?;
+    apply(client, &namespace_object(&choice.namespace)).await?;
+    let mut changed = 0;
+    for object in &objects {
+        if apply(client, object).await.with_context(|| hint(object))? {
+            changed += 1;
+            eprintln!("  {}", name_of(object));
         }
     }
-    delete_roots(&client).await?;
-    delete_definitions(&client).await?;
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Makes the definitions that nobody has made.
-async fn make_definitions(client: &Client) -> Result<()> {
-    let api: Api<CustomResourceDefinition> = Api::all(client.clone());
-    for definition in crds() {
-        let name = definition.name_any();
-        let there = call("get a resource definition", api.get_opt(&name)).await?;
-        match there {
-            Some(other) if other.labels().get(MANAGED_BY).is_none_or(|m| m != MANAGED_BY_US) => {}
-            Some(_) => {
-                let mut object = serde_json::to_value(&definition)?;
-                object["apiVersion"] = json!("apiextensions.k8s.io/v1");
-                object["kind"] = json!("CustomResourceDefinition");
-                apply(client, &object).await?;
-            }
-            None => {
-                call("create a resource definition", api.create(&PostParams::default(), &definition)).await?;
-                eprintln!("  CustomResourceDefinition {name}");
-            }
-        }
+    eprintln!("{changed} of {} objects changed", objects.len());
+    // What other values asked for, and these do not.
+    for object in obsolete(client, &choice.namespace, &objects).await? {
+        delete(client, &object).await?;
+        changed += 1;
+        eprintln!("  {} deleted: nothing asks for it any more", name_of(&object));
     }
-    Ok(())
+    Ok(changed)
 }
 
-/// Deletes the definitions that are ours, unless somebody's objects would go with them.
-async fn delete_definitions(client: &Client) -> Result<()> {
-    let api: Api<CustomResourceDefinition> = Api::all(client.clone());
-    let ours = ListParams::default().labels(&format!("{MANAGED_BY}={MANAGED_BY_US}"));
-    for definition in call("list our resource definitions", api.list(&ours)).await? {
-        let name = definition.name_any();
-        let kind = &definition.spec.names.kind;
-        let version = definition.spec.versions.iter().find(|v| v.storage).map(|v| v.name.as_str()).unwrap_or_default();
-        let sample = json!({"apiVersion": format!("{}/{version}", definition.spec.group), "kind": kind});
-        let left = call("list objects of a kind", cluster::api_of(client, &sample)?.list(&ListParams::default())).await?;
-        if left.items.is_empty() {
-            call("delete a resource definition", api.delete(&name, &DeleteParams::background())).await?;
-            eprintln!("  CustomResourceDefinition {name}");
-        } else {
-            eprintln!("  CustomResourceDefinition {name} is kept: {} objects of that kind are yours", left.items.len());
-        }
-    }
-    Ok(())
-}
-
-/// Deletes the roots that the authority published.
-async fn delete_roots(client: &Client) -> Result<()> {
-    let api: Api<Namespace> = Api::all(client.clone());
-    for namespace in call("list namespaces", api.list(&ListParams::default())).await? {
-        let namespace = namespace.name_any();
-        for name in ["culvert-ca-root-cert", "istio-ca-root-cert"] {
-            let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": namespace}});
-            let api = cluster::api_of(client, &object)?;
-            let there = call("get a root", api.get_metadata_opt(name)).await?;
-            if there.is_some_and(|o| o.labels().get(MANAGED_BY).is_some_and(|m| m == MANAGED_BY_US)) {
-                delete(client, &object).await?;
-            }
-        }
-    }
-    Ok(())
-}
-
-async fn make_namespace(client: &Client, name: &str) -> Result<()> {
+/// Culvert's own namespace.
+pub(crate) fn namespace_object(name: &str) -> Value {
     // Privileged pods are admitted only where the namespace says so (Pod Security Standards).
-    let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": {
-        "pod-security.kubernetes.io/enforce": "privileged", "istio.io/dataplane-mode": "none"}}});
-    apply(client, &object).await.map(|_| ())
+    json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": {
+        "pod-security.kubernetes.io/enforce": "privileged", "istio.io/dataplane-mode": "none"}}})
+}
+
+/// What may be wrong when an object is refused.
+fn hint(object: &Value) -> String {
+    match object["apiVersion"].as_str() {
+        Some("monitoring.coreos.com/v1") => {
+            "monitoring.podMonitor and monitoring.prometheusRule need the Prometheus operator; install it or switch them off"
+                .to_owned()
+        }
+        _ => format!("{} cannot be installed", name_of(object)),
+    }
 }
 
 /// Waits until every program of ours is as the manifests want it.
 async fn ready(client: &Client, namespace: &str) -> Result<()> {
-    for name in ["culvert-ca", "culvert-control"] {
+    for name in PROGRAMS {
         eprintln!("  waiting for {name}");
         let api: Api<Deployment> = Api::namespaced(client.clone(), namespace);
         wait(api, name, |d: &Deployment| {
@@ -230,19 +152,4 @@ where
             Err(error) => eprintln!("  {name}: {error}"),
         }
     }
-}
-
-/// Deletes the agents' DaemonSet and waits until they are gone: an agent that ends while its DaemonSet is being deleted takes
-/// the capture off its node.
-async fn end_agents(client: &Client, namespace: &str, limit: Duration) -> Result<()> {
-    let api: Api<DaemonSet> = Api::namespaced(client.clone(), namespace);
-    let there = call("get the agents", api.get_metadata_opt(AGENTS)).await?;
-    let Some(uid) = there.and_then(|o| o.uid()) else { return Ok(()) };
-    eprintln!("  taking the capture off the nodes");
-    call("delete the agents", api.delete(AGENTS, &DeleteParams::foreground())).await?;
-    let gone = kube::runtime::wait::await_condition(api, AGENTS, kube::runtime::conditions::is_deleted(&uid));
-    tokio::time::timeout(limit, gone)
-        .await
-        .with_context(|| format!("the agents have not ended after {} s; see their logs", limit.as_secs()))??;
-    Ok(())
 }

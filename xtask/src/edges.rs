@@ -69,7 +69,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     // Tools.
-    ("bench", &["lab"]),
+    ("bench", &["identity", "lab", "proto", "xds"]),
     ("e2e-cluster", &["document", "kubernetes", "lab", "mesh"]),
     ("e2e-lab", &["hbone", "identity", "lab", "mesh"]),
     ("xtask", &[]),

@@ -4,6 +4,8 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
+use super::go;
+
 /// Calls a function; the piped value is the last argument.
 ///
 /// # Errors
@@ -24,7 +26,9 @@ pub(crate) fn call(name: &str, arguments: &[Value]) -> Result<Value, String> {
             Ok(digest.as_ref().iter().map(|b| format!("{b:02x}")).collect::<String>().into())
         }
         ("toYaml", [value]) => Ok(yaml(value).into()),
-        ("toJson", [value]) => Ok(value.to_string().into()),
+        ("toJson", [value]) => Ok(go::json(value).into()),
+        ("int", [value]) => value.as_f64().map(|n| (n as i64).into()).ok_or_else(wrong),
+        ("list", items) => Ok(items.to_vec().into()),
         ("indent" | "nindent", [width, Value::String(body)]) => {
             let width = width.as_u64().and_then(|w| usize::try_from(w).ok()).ok_or_else(wrong)?;
             let pad = " ".repeat(width);
@@ -33,7 +37,7 @@ pub(crate) fn call(name: &str, arguments: &[Value]) -> Result<Value, String> {
         }
         (
             "add" | "and" | "or" | "not" | "eq" | "ne" | "default" | "quote" | "sha256sum" | "toYaml" | "toJson"
-            | "indent" | "nindent",
+            | "indent" | "nindent" | "int",
             _,
         ) => Err(wrong()),
         _ => Err(format!("the function {name:?} is not known here")),
@@ -57,6 +61,7 @@ pub(crate) fn text(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
         Value::String(s) => s.clone(),
+        Value::Number(n) => go::number(n),
         other => other.to_string(),
     }
 }

@@ -8,6 +8,12 @@ fn settings(texts: &[&str]) -> Vec<String> {
 
 const NO_FILES: [&str; 0] = [];
 
+const MANIFESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../manifests");
+
+fn manifest(path: &str) -> String {
+    std::fs::read_to_string(Path::new(MANIFESTS).join(path)).unwrap()
+}
+
 #[test]
 fn the_chart_renders_with_its_defaults_and_with_everything_on() {
     let defaults = values(&NO_FILES, &[]).unwrap();
@@ -71,13 +77,141 @@ fn typos_are_refused_with_their_place() {
 }
 
 #[test]
-fn the_schema_in_the_chart_is_that_of_the_types() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/culvert/values.schema.json");
-    let file: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+fn what_is_made_of_the_types_is_up_to_date() {
+    let file: Value = serde_json::from_str(&manifest("culvert/values.schema.json")).unwrap();
     assert_eq!(file, schema(), "run `culvert manifest schema > manifests/culvert/values.schema.json`");
+    let file: Value = serde_json::from_str(&manifest("culvert-crds/values.schema.json")).unwrap();
+    let remedy = "run `culvert manifest schema --definitions > manifests/culvert-crds/values.schema.json`";
+    assert_eq!(file, definitions_schema(), "{remedy}");
+    let remedy = "run `culvert manifest definitions > manifests/culvert-crds/templates/crds.yaml`";
+    assert!(manifest("culvert-crds/templates/crds.yaml") == definitions_template().unwrap(), "{remedy}");
     let defaults = values(&NO_FILES, &[]).unwrap();
     let again = serde_json::to_value(serde_json::from_value::<Values>(defaults.clone()).unwrap()).unwrap();
     assert_eq!(again, defaults, "values.yaml names every key");
+    let defaults = parse("values.yaml", &manifest("culvert-crds/values.yaml")).unwrap();
+    let again = serde_json::to_value(serde_json::from_value::<DefinitionValues>(defaults.clone()).unwrap()).unwrap();
+    assert_eq!(again, defaults, "values.yaml of culvert-crds names every key");
+}
+
+#[test]
+fn the_versions_of_the_charts_are_ours() {
+    for chart in ["culvert", "culvert-crds"] {
+        let chart = parse("Chart.yaml", &manifest(&format!("{chart}/Chart.yaml"))).unwrap();
+        assert_eq!((&chart["version"], &chart["appVersion"]), (&json!(VERSION), &json!(VERSION)));
+    }
+}
+
+#[test]
+fn the_definitions_rights_are_those_that_their_removal_needs() {
+    let text = manifest("culvert-crds/templates/remove.yaml");
+    for (group, plural) in definitions::kinds() {
+        assert!(text.contains(&format!("\n  - {plural}.{group}\n")), "delete {plural}.{group}");
+        let rule = text.split("- apiGroups: ").find(|rule| rule.starts_with(&format!("[{group}]"))).unwrap();
+        assert!(rule.lines().nth(1).unwrap().contains(&plural), "list {plural} of {group}");
+    }
+}
+
+/// Every value, as (path, another value).
+fn leaves(path: &str, value: &Value) -> Vec<(String, Value)> {
+    let below = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
+    match value {
+        Value::Object(map) if !map.is_empty() => map.iter().flat_map(|(key, v)| leaves(&below(key), v)).collect(),
+        Value::Object(_) => vec![(path.to_owned(), json!({"added": "x"}))],
+        Value::Array(items) => vec![(path.to_owned(), [&items[..], &[json!("added/x")]].concat().into())],
+        Value::Bool(b) => vec![(path.to_owned(), (!b).into())],
+        Value::Number(n) => vec![(path.to_owned(), n.as_i64().map_or(json!(0.5), |n| (n + 1).into()))],
+        _ => vec![(path.to_owned(), json!("always"))],
+    }
+}
+
+fn changed(mut values: Value, path: &str, to: Value) -> Value {
+    *values.pointer_mut(&format!("/{}", path.replace('.', "/"))).unwrap() = to;
+    values
+}
+
+/// By name of the program: its configuration, and the text by which its pods are replaced when that changes.
+fn programs(values: &Value) -> Vec<(String, Value, Value)> {
+    let objects = objects(&RELEASE, values).unwrap();
+    let named = |kind: &str, name: &str| {
+        objects.iter().find(|o| o["kind"] == kind && o["metadata"]["name"] == name).cloned().unwrap_or_default()
+    };
+    [
+        ("culvert-ca", "Deployment"),
+        ("culvert-control", "Deployment"),
+        ("culvert-node", "DaemonSet"),
+        ("ztunnel", "DaemonSet"),
+    ]
+    .map(|(name, kind)| {
+        let sum = named(kind, name)["spec"]["template"]["metadata"]["annotations"]["culvert.dev/values"].clone();
+        (name.to_owned(), named("ConfigMap", name)["data"].clone(), sum)
+    })
+    .to_vec()
+}
+
+#[test]
+fn pods_are_replaced_exactly_when_their_configuration_changes() {
+    let mut defaults = values(&NO_FILES, &[]).unwrap();
+    // So that the values of tracing matter.
+    defaults["tracing"]["endpoint"] = json!("http://collector:4317");
+    let before = programs(&defaults);
+    for (path, to) in leaves("", &defaults) {
+        let after = programs(&changed(defaults.clone(), &path, to));
+        for ((name, config, sum), (_, new_config, new_sum)) in before.iter().zip(&after) {
+            assert!(sum.is_string() && !config.is_null(), "{name}");
+            assert_eq!(config != new_config, sum != new_sum, "{path} and {name}");
+        }
+    }
+}
+
+#[test]
+fn hooks_are_told_from_what_is_installed() {
+    let all = objects(&RELEASE, &values(&NO_FILES, &[]).unwrap()).unwrap();
+    let hooks: Vec<&Value> = all.iter().filter(|o| is_hook(o)).collect();
+    let with =
+        |kind: &str, hook: &str| hooks.iter().any(|o| o["kind"] == kind && o["metadata"]["annotations"][HOOK] == hook);
+    assert!(with("Job", "pre-delete") && with("Pod", "test"), "{hooks:?}");
+    assert!(hooks.len() < all.len());
+    // A hook that Helm keeps would be in the way of the next one, and its rights would stay.
+    for hook in hooks {
+        let policy = hook["metadata"]["annotations"]["helm.sh/hook-delete-policy"].as_str().unwrap();
+        assert!(policy.contains("before-hook-creation"), "{hook}");
+        assert!(hook["kind"] == "Pod" || policy.contains("hook-succeeded"), "{hook}");
+    }
+}
+
+#[test]
+fn alerts_ask_for_metrics_that_exist_and_name_a_remedy() {
+    let on = settings(&["monitoring.podMonitor.enabled=true,monitoring.prometheusRule.enabled=true"]);
+    let all = objects(&RELEASE, &values(&NO_FILES, &on).unwrap()).unwrap();
+    let rules = all.iter().find(|o| o["kind"] == "PrometheusRule").unwrap();
+    let mut source = String::new();
+    for program in ["ca/src", "control/src", "node/src", "ztunnel/src", "crates/telemetry/src"] {
+        read_all(&Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(program), &mut source);
+    }
+    let mut seen = 0;
+    for rule in rules["spec"]["groups"][0]["rules"].as_array().unwrap() {
+        for text in ["summary", "remedy"] {
+            assert!(rule["annotations"][text].is_string(), "{text} of {rule}");
+        }
+        let words = rule["expr"].as_str().unwrap().split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        for metric in words.filter(|w| w.starts_with("culvert_")) {
+            let name = metric.strip_suffix("_total").unwrap_or(metric);
+            assert!(source.contains(&format!("\"{name}\"")), "nobody counts {metric}");
+            seen += 1;
+        }
+    }
+    assert!(seen >= 10, "{seen}");
+}
+
+fn read_all(folder: &Path, into: &mut String) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            read_all(&path, into);
+        } else {
+            into.push_str(&std::fs::read_to_string(&path).unwrap());
+        }
+    }
 }
 
 #[test]

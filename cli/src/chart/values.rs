@@ -107,6 +107,9 @@ pub(crate) struct Authority {
     pub(crate) resources: serde_json::Map<String, serde_json::Value>,
     /// Secret with the signing key; made at first start when it is not there.
     pub(crate) secret_name: String,
+    /// Keep that Secret when Culvert is removed, so that a later installation has the same root. One that you made is always
+    /// kept.
+    pub(crate) keep_secret: bool,
     /// Life of a certificate when the request names none, and the longest: `24h`.
     pub(crate) certificate_lifetime: String,
     /// Further service accounts, `namespace/name`, that may impersonate pods of their node, as Istio's `istio-system/ztunnel`.
@@ -153,6 +156,9 @@ pub(crate) struct Node {
     pub(crate) cni_bin_dir: String,
     /// Port that the node's kubelet listens on; by it the agent finds the kubelet, whose probes pass.
     pub(crate) kubelet_port: u16,
+    /// Service accounts, `namespace/name`, whose pods may be the node's proxy beside Culvert's own, as Istio's
+    /// `istio-system/ztunnel`.
+    pub(crate) proxy_accounts: Vec<String>,
 }
 
 /// Names that Istio uses too.
@@ -190,4 +196,12 @@ pub(crate) struct Tracing {
     pub(crate) endpoint: String,
     /// Share of connections that are traced, 0 to 1.
     pub(crate) sampling: f64,
+}
+
+/// Everything that can be set in the chart `culvert-crds`.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct DefinitionValues {
+    /// Where the image of the command line comes from, which removes the definitions at `helm uninstall`.
+    pub(crate) image: Image,
 }

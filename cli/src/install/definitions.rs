@@ -43,7 +43,8 @@ pub(super) async fn make(client: &Client) -> Result<()> {
         let known = before.as_ref().is_some_and(|b| b.labels().get(MANAGED_BY).is_some_and(|m| m == MANAGED_BY_US));
         // Not forced where it is new: somebody who makes it at this moment keeps it.
         let params = PatchParams { force: known, ..PatchParams::apply(PROGRAM) };
-        let after = call(&format!("apply {}", name_of(&object)), api.patch(name, &params, &Patch::Apply(&object))).await?;
+        let after =
+            call(&format!("apply {}", name_of(&object)), api.patch(name, &params, &Patch::Apply(&object))).await?;
         if before.and_then(|b| b.resource_version()) != after.resource_version() {
             eprintln!("  {}", name_of(&object));
         }

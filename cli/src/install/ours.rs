@@ -55,7 +55,8 @@ pub(super) async fn record(client: &Client, namespace: &str) -> Result<Option<Re
     let by = map.labels().get(MANAGED_BY).cloned().unwrap_or_default();
     let text = map.data.unwrap_or_default().remove(key).unwrap_or_else(|| "{}".to_owned());
     let values = chart::recorded(&text);
-    let what = || format!("ConfigMap {namespace}/{name} does not hold values; delete it, and give the values by -f and --set");
+    let what =
+        || format!("ConfigMap {namespace}/{name} does not hold values; delete it, and give the values by -f and --set");
     Ok(Some(Record { by, values: values.with_context(what)? }))
 }
 
@@ -147,7 +148,8 @@ mod tests {
         let release = chart::Release { name: "culvert", namespace: "culvert-system", service: MANAGED_BY_US };
         let objects = chart::objects(&release, &values.unwrap()).unwrap();
         for object in objects.iter().filter(|o| !chart::is_hook(o)) {
-            let known = KINDS.iter().find(|(version, kind, _)| object["apiVersion"] == *version && object["kind"] == *kind);
+            let known =
+                KINDS.iter().find(|(version, kind, _)| object["apiVersion"] == *version && object["kind"] == *kind);
             let (.., in_namespace) = known.unwrap_or_else(|| panic!("{object} would not be removed"));
             assert_eq!(object["metadata"]["namespace"].is_string(), *in_namespace, "{object}");
             let labels = &object["metadata"]["labels"];
@@ -157,7 +159,8 @@ mod tests {
 
     #[test]
     fn the_version_of_a_group_does_not_tell_objects_apart() {
-        let object = |version: &str| json!({"apiVersion": version, "kind": "K", "metadata": {"name": "n", "namespace": "x"}});
+        let object =
+            |version: &str| json!({"apiVersion": version, "kind": "K", "metadata": {"name": "n", "namespace": "x"}});
         assert_eq!(identity(&object("policy/v1")), identity(&object("policy/v1beta1")));
         assert_ne!(identity(&object("v1")), identity(&object("policy/v1")));
     }

@@ -29,45 +29,50 @@ const TROUBLE: u8 = 2;
 
 /// Runs it.
 pub(super) async fn run(command: Diff) -> Result<ExitCode> {
-    match differences(&command).await {
+    let client = match command.connection.client().await {
+        Ok(client) => client,
+        Err(error) => return Ok(trouble(&error)),
+    };
+    match differences(&client, &command.choice, &mut stdout()).await {
         Ok(false) => Ok(ExitCode::SUCCESS),
         Ok(true) => Ok(ExitCode::FAILURE),
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            Ok(TROUBLE.into())
-        }
+        Err(error) => Ok(trouble(&error)),
     }
 }
 
+fn trouble(error: &anyhow::Error) -> ExitCode {
+    eprintln!("error: {error:#}");
+    TROUBLE.into()
+}
+
 /// Prints every difference, and says whether there is one.
-async fn differences(command: &Diff) -> Result<bool> {
-    let client = command.connection.client().await?;
-    let objects = command.choice.objects()?;
-    let namespace = &command.choice.namespace;
-    install::refuse_others(&client, &command.choice).await?;
-    let mut wanted = install::definitions_to_make(&client).await?;
+async fn differences(client: &Client, choice: &Choice, out: &mut impl Write) -> Result<bool> {
+    let objects = choice.objects()?;
+    let namespace = &choice.namespace;
+    install::refuse_others(client, choice).await?;
+    let mut wanted = install::definitions_to_make(client).await?;
     wanted.push(install::namespace_object(namespace));
     wanted.extend(objects.iter().cloned());
     let (mut made, mut changed) = (0, 0);
     for object in &wanted {
-        match against_cluster(&client, object).await? {
+        match against_cluster(client, object).await? {
             None => {
                 made += 1;
-                writeln!(stdout(), "+ {}", name_of(object))?;
+                writeln!(out, "+ {}", name_of(object))?;
             }
             Some(changes) if changes.is_empty() => {}
             Some(changes) => {
                 changed += 1;
-                writeln!(stdout(), "~ {}", name_of(object))?;
+                writeln!(out, "~ {}", name_of(object))?;
                 for change in changes {
-                    writeln!(stdout(), "    {change}")?;
+                    writeln!(out, "    {change}")?;
                 }
             }
         }
     }
-    let obsolete = install::obsolete(&client, namespace, &objects).await?;
+    let obsolete = install::obsolete(client, namespace, &objects).await?;
     for object in &obsolete {
-        writeln!(stdout(), "- {}", name_of(object))?;
+        writeln!(out, "- {}", name_of(object))?;
     }
     eprintln!("{made} would be made, {changed} changed, {} deleted", obsolete.len());
     Ok(made + changed + obsolete.len() > 0)
@@ -82,4 +87,74 @@ async fn against_cluster(client: &Client, object: &Value) -> Result<Option<Vec<C
     let what = format!("apply {} (dry run)", name_of(object));
     let after = call(&what, api.patch(name, &params, &Patch::Apply(object))).await?;
     Ok(Some(changes(&serde_json::to_value(before)?, &serde_json::to_value(after)?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::install::fake::Fake;
+
+    fn choice(settings: &[&str]) -> Choice {
+        Choice {
+            namespace: "culvert-system".to_owned(),
+            files: Vec::new(),
+            settings: settings.iter().map(|s| (*s).to_owned()).collect(),
+            managed_by: "culvert".to_owned(),
+        }
+    }
+
+    async fn diff(fake: &Fake, settings: &[&str]) -> (bool, String) {
+        let mut out = Vec::new();
+        let differs = differences(&fake.client(), &choice(settings), &mut out).await.unwrap();
+        (differs, String::from_utf8(out).unwrap())
+    }
+
+    #[tokio::test]
+    async fn what_was_told_is_done_and_a_second_installation_changes_nothing() {
+        let fake = Fake::default();
+        let policies = &["networkPolicies.enabled=true"][..];
+        let (differs, told) = diff(&fake, policies).await;
+        assert!(differs && told.lines().all(|line| line.starts_with("+ ")), "{told}");
+        assert_eq!(fake.left(), [""; 0], "nothing is changed");
+        let made = install::make(&fake.client(), &choice(policies)).await.unwrap();
+        // Definitions and namespace are told too, and not counted among the objects of the chart.
+        assert_eq!(made + 8, told.lines().count(), "{told}");
+        assert_eq!(diff(&fake, policies).await, (false, String::new()));
+        assert_eq!(install::make(&fake.client(), &choice(policies)).await.unwrap(), 0);
+
+        // Other values: only what they touch.
+        let (_, told) = diff(&fake, &["control.replicas=3"]).await;
+        let objects: Vec<&str> = told.lines().filter(|line| !line.starts_with(' ')).collect();
+        let wanted = [
+            "~ ConfigMap culvert-system/culvert",
+            "~ Deployment culvert-system/culvert-control",
+            "- NetworkPolicy culvert-system/culvert-ca",
+            "- NetworkPolicy culvert-system/culvert-control",
+            "- NetworkPolicy culvert-system/ztunnel",
+        ];
+        assert_eq!(objects, wanted, "{told}");
+        assert!(told.contains("    spec.replicas: 2 -> 3\n"), "{told}");
+        assert_eq!(install::make(&fake.client(), &choice(&["control.replicas=3"])).await.unwrap(), wanted.len());
+        assert_eq!(diff(&fake, &["control.replicas=3"]).await, (false, String::new()));
+    }
+
+    #[tokio::test]
+    async fn what_others_made_is_neither_told_nor_touched() {
+        let fake = Fake::default();
+        let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/gateways.gateway.networking.k8s.io";
+        fake.put(path, &[("app.kubernetes.io/managed-by", "Helm")], Value::Null);
+        let before = fake.get(path);
+        let (_, told) = diff(&fake, &[]).await;
+        assert!(!told.contains("gateways.gateway"), "{told}");
+        assert!(told.contains("gatewayclasses.gateway"), "{told}");
+        install::make(&fake.client(), &choice(&[])).await.unwrap();
+        assert_eq!(fake.get(path), before);
+        fake.put(
+            "/api/v1/namespaces/culvert-system/configmaps/culvert",
+            &[("app.kubernetes.io/managed-by", "Helm")],
+            Value::Null,
+        );
+        let error = install::make(&fake.client(), &choice(&[])).await.unwrap_err().to_string();
+        assert!(error.contains("helm upgrade"), "{error}");
+    }
 }

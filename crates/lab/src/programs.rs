@@ -227,7 +227,8 @@ impl Lab {
             p.launch.name.strip_prefix(&format!("{}/ztunnel-", node.name)).and_then(|n| n.parse::<u32>().ok())
         };
         let next = self.state().processes.iter().filter_map(used).max().unwrap_or(0) + 1;
-        let living = self.state().ztunnels.iter().filter(|z| z.node == node.name).map(|z| z.generation).collect::<Vec<_>>();
+        let living =
+            self.state().ztunnels.iter().filter(|z| z.node == node.name).map(|z| z.generation).collect::<Vec<_>>();
         if let Some(holder) = living.into_iter().find(|one| Paths::shares_socket(*one, next)) {
             let what = format!("generation {next} would have the socket of generation {holder}, which is still there");
             return Err(LabError::Unfit(format!("{what}; end that one first")));

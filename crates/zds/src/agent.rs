@@ -1,8 +1,8 @@
 //! The node agent's end: tells proxies which pods are theirs.
 //!
 //! The caller says what ought to be ([`Server::add`], [`Server::keep`], [`Server::remove`]); each connected proxy is
-//! brought there by a task of its own, one request at a time. An `add` goes to the newest connection only, so that during
-//! an upgrade the new proxy takes over; a `del` goes to every proxy that was told of the pod (cni-zds.md 2). When the
+//! brought there by a task of its own, one request at a time. An `add` goes to the newest proxy only, so that during an
+//! upgrade the new one takes over: the one of highest rank ([`Proceed::go`]), of several the last that connected; a `del` goes to every proxy that was told of the pod (cni-zds.md 2). When the
 //! newest proxy goes away, the one before it is told what it lacks.
 //!
 //! No pod is sent to a proxy before the caller has said [`Proceed::go`] to its [`Event::Connected`]: there the node agent
@@ -154,13 +154,14 @@ pub enum Gone {
 
 /// The way on for a proxy that has connected. Dropping it closes the connection.
 #[derive(Debug)]
-pub struct Proceed(pub(crate) oneshot::Sender<Result<(), String>>);
+pub struct Proceed(pub(crate) oneshot::Sender<Result<u64, String>>);
 
 impl Proceed {
-    /// Send it the pods.
-    pub fn go(self) {
+    /// Send it the pods. `rank` is its place in the succession of proxies: when the agent was restarted, an old one may be
+    /// the last to come back, and must not get the new pods for that.
+    pub fn go(self, rank: u64) {
         // The proxy may have left meanwhile; then there is nobody to tell.
-        drop(self.0.send(Ok(())));
+        drop(self.0.send(Ok(rank)));
     }
 
     /// Close the connection.

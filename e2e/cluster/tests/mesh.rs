@@ -4,6 +4,7 @@
 mod common;
 mod mesh {
     pub(crate) mod calls;
+    pub(crate) mod culvert;
     pub(crate) mod shop;
     pub(crate) mod wire;
 }
@@ -14,6 +15,7 @@ use anyhow::{Context, Result, ensure};
 use common::{SOON, list};
 use e2e_cluster::{Cluster, Options, eventually};
 use mesh::calls::{Calls, Kind};
+use mesh::culvert::{VALUES, culvert, fails};
 use mesh::shop::{self, MARKER, PORT};
 use mesh::wire::Capture;
 use serde_json::{Value, json};
@@ -66,40 +68,12 @@ fn the_mesh_holds_on_a_real_cluster() -> Result<()> {
     Ok(())
 }
 
-/// Runs our command line against the cluster.
-fn culvert(cluster: &Cluster, arguments: &[&str]) -> Result<String> {
-    let program = common::workspace().join("target/debug/culvert").display().to_string();
-    let mut command = cluster.command(&program);
-    command.args(arguments).env("KUBECONFIG", cluster.kubeconfig());
-    let output = command.output()?;
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    let complaint = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "culvert {}: {}\n{said}\n{complaint}", arguments.join(" "), output.status);
-    Ok(said)
-}
-
-/// Values that fit this cluster: its nodes share one tree of control groups, in which each has a folder.
-const VALUES: [&str; 4] = [
-    "--set=node.cgroupRoot=/sys/fs/cgroup/unified/${NODE_NAME}",
-    "--set=image.pullPolicy=Never",
-    "--set=mesh.podCIDRs={10.244.0.0/16}",
-    "--set=logLevel=info",
-];
-
 fn pre_check(cluster: &Cluster) -> Result<()> {
     let lines: Vec<Value> = serde_json::from_str(&fails(cluster, &["check", "--pre", "-o", "json"])?)?;
     let failed: Vec<&Value> = lines.iter().filter(|l| l["state"] == "fail").collect();
     // Nobody has made the definitions yet.
     ensure!(failed.len() == 1 && failed[0]["id"] == "cluster.crds", "{failed:?}");
     Ok(())
-}
-
-/// Runs a command that is to fail, and gives back what it said.
-fn fails(cluster: &Cluster, arguments: &[&str]) -> Result<String> {
-    let program = common::workspace().join("target/debug/culvert").display().to_string();
-    let output = cluster.command(&program).args(arguments).env("KUBECONFIG", cluster.kubeconfig()).output()?;
-    ensure!(!output.status.success(), "culvert {} did not fail", arguments.join(" "));
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 fn install(cluster: &Cluster) -> Result<()> {
@@ -112,7 +86,14 @@ fn install(cluster: &Cluster) -> Result<()> {
 fn second_install(cluster: &Cluster) -> Result<()> {
     let versions = || {
         let kinds = "deployments,daemonsets,configmaps,services,serviceaccounts,roles,rolebindings";
-        cluster.kubectl(&["get", kinds, "-n", "culvert-system", "-o", "jsonpath={range .items[*]}{.metadata.name} {.metadata.generation}{\"\\n\"}{end}"])
+        cluster.kubectl(&[
+            "get",
+            kinds,
+            "-n",
+            "culvert-system",
+            "-o",
+            "jsonpath={range .items[*]}{.metadata.name} {.metadata.generation}{\"\\n\"}{end}",
+        ])
     };
     let before = versions()?;
     install(cluster)?;
@@ -224,9 +205,11 @@ fn from_birth(cluster: &Cluster) -> Result<()> {
     let capture = Capture::start(cluster)?;
     let address = shop::address(cluster, "server-two")?;
     let (ip, port) = address.rsplit_once(':').context("an address")?;
-    let call = format!("for i in 1 2 3 4 5; do echo {MARKER} | nc -w 2 {ip} {port} | grep -q server-two || exit 1; done");
+    let call =
+        format!("for i in 1 2 3 4 5; do echo {MARKER} | nc -w 2 {ip} {port} | grep -q server-two || exit 1; done");
     let mut pod = shop::pod("newborn", "node1", &["sleep", "inf"], json!({}));
-    pod["spec"]["initContainers"] = json!([{"name": "first", "image": "culvert.dev/echo:test", "command": ["sh", "-c", call]}]);
+    pod["spec"]["initContainers"] =
+        json!([{"name": "first", "image": "culvert.dev/echo:test", "command": ["sh", "-c", call]}]);
     cluster.apply(&pod.to_string())?;
     cluster.kubectl(&["wait", "-n", "shop", "--for=condition=Ready", "--timeout=60s", "pod/newborn"])?;
     let bytes = capture.finish()?;
@@ -276,19 +259,27 @@ fn strict_and_probes(cluster: &Cluster) -> Result<()> {
         probe["failureThreshold"] = json!(3);
         probe
     };
-    let pod = shop::pod("probed", "node2", &["nginx", "-g", "daemon off;"], json!({
-        "startupProbe": probe(json!({"tcpSocket": {"port": 8080}})),
-        "readinessProbe": probe(json!({"httpGet": {"port": 8080, "path": "/"}})),
-        "livenessProbe": probe(json!({"exec": {"command": ["true"]}})),
-    }));
+    let pod = shop::pod(
+        "probed",
+        "node2",
+        &["nginx", "-g", "daemon off;"],
+        json!({
+            "startupProbe": probe(json!({"tcpSocket": {"port": 8080}})),
+            "readinessProbe": probe(json!({"httpGet": {"port": 8080, "path": "/"}})),
+            "livenessProbe": probe(json!({"exec": {"command": ["true"]}})),
+        }),
+    );
     cluster.apply(&pod.to_string())?;
     cluster.kubectl(&["wait", "-n", "shop", "--for=condition=Ready", "--timeout=60s", "pod/probed"])?;
     // Somebody else on the node's network is not the kubelet.
     let ip = cluster.kubectl(&["get", "pod", "-n", "shop", "probed", "-o", "jsonpath={.status.podIP}"])?;
-    let output = cluster.node("node2")?.command("curl").args(["-sS", "-m", "5", &format!("http://{ip}:8080/")]).output()?;
+    let output =
+        cluster.node("node2")?.command("curl").args(["-sS", "-m", "5", &format!("http://{ip}:8080/")]).output()?;
     ensure!(!output.status.success(), "a process of the node got an answer past a policy that allows nobody");
     cluster.delete(&list(vec![pod, strict, nobody]))?;
-    eventually("clear text is answered again", SOON, || shop::curl(cluster, "outside/outside", "http://server-one.shop:8080/"))?;
+    eventually("clear text is answered again", SOON, || {
+        shop::curl(cluster, "outside/outside", "http://server-one.shop:8080/")
+    })?;
     Ok(())
 }
 
@@ -304,7 +295,10 @@ fn network_policy(cluster: &Cluster) -> Result<()> {
     load.wait_for_good()?;
     let seen = load.finish()?;
     ensure!(seen.is_good(), "the port that is allowed: {seen}");
-    ensure!(shop::curl(cluster, "client-two", "http://server-two.shop:8080/").is_err(), "client-two is not allowed at all");
+    ensure!(
+        shop::curl(cluster, "client-two", "http://server-two.shop:8080/").is_err(),
+        "client-two is not allowed at all"
+    );
     cluster.delete(&policy.to_string())?;
     eventually("the policy is gone", SOON, || shop::curl(cluster, "client-two", "http://server-two.shop:8080/"))?;
     Ok(())
@@ -315,12 +309,29 @@ fn control_and_ca_away(cluster: &Cluster) -> Result<()> {
     const AWAY: Duration = Duration::from_secs(20);
     for name in ["culvert-control", "culvert-ca"] {
         undisturbed(cluster, || {
-            let scale = |count: &str| cluster.kubectl(&["scale", "-n", "culvert-system", &format!("deploy/{name}"), count]);
+            let scale =
+                |count: &str| cluster.kubectl(&["scale", "-n", "culvert-system", &format!("deploy/{name}"), count]);
             scale("--replicas=0")?;
-            cluster.kubectl(&["wait", "-n", "culvert-system", "--for=delete", "--timeout=60s", "pod", "-l", &format!("app.kubernetes.io/name={name}")])?;
+            cluster.kubectl(&[
+                "wait",
+                "-n",
+                "culvert-system",
+                "--for=delete",
+                "--timeout=60s",
+                "pod",
+                "-l",
+                &format!("app.kubernetes.io/name={name}"),
+            ])?;
             std::thread::sleep(AWAY);
             scale("--replicas=2")?;
-            cluster.kubectl(&["rollout", "status", "-n", "culvert-system", &format!("deploy/{name}"), "--timeout=120s"])?;
+            cluster.kubectl(&[
+                "rollout",
+                "status",
+                "-n",
+                "culvert-system",
+                &format!("deploy/{name}"),
+                "--timeout=120s",
+            ])?;
             Ok(())
         })?;
     }
@@ -337,8 +348,10 @@ fn proxies_replaced(cluster: &Cluster) -> Result<()> {
 
 fn unlabel_under_load(cluster: &Cluster) -> Result<()> {
     let two = shop::address(cluster, "server-two")?;
-    let loads =
-        [Calls::start(cluster, "client-one", Kind::Calls, &two)?, Calls::start(cluster, "client-two", Kind::Calls, &two)?];
+    let loads = [
+        Calls::start(cluster, "client-one", Kind::Calls, &two)?,
+        Calls::start(cluster, "client-two", Kind::Calls, &two)?,
+    ];
     culvert(cluster, &["unenroll", "ns/shop"])?;
     shop::until_left(cluster, SOON)?;
     for load in loads {

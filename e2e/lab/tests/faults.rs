@@ -11,6 +11,8 @@ use lab::{Lab, Options, Spec};
 mod authority;
 #[path = "faults/names.rs"]
 mod names;
+#[path = "faults/succession.rs"]
+mod succession;
 
 /// How often each part is killed.
 const KILLS: usize = 20;
@@ -62,6 +64,12 @@ fn programs_that_die_or_are_replaced() {
     for node in ["n1", "n2"] {
         checks.check(&format!("a second generation takes over on {node}"), || next_generation(&lab, node));
     }
+    for node in ["n1", "n2"] {
+        checks.check(&format!("the agent of {node} restarts while an old generation drains"), || {
+            succession::agent_restarts_between(&lab, node)
+        });
+    }
+    checks.check("sockets of generations that ended are used again", || succession::sockets_are_used_again(&lab, "n1"));
     checks.check("a policy file that cannot be read leaves the old policies", || names::broken_file(&lab));
     checks.check("a pod's address goes to a pod of another identity: as destination", || {
         names::destination_replaced(&lab)
@@ -190,6 +198,8 @@ fn next_generation(lab: &Lab, node: &str) -> Result<()> {
     );
     ensure!(clear == 0, "{clear} bytes in clear");
     ensure!(held.end == "closed by us", "the held connection ended: {held:?}");
+    let sockets = succession::sockets(lab, node, &[generation - 1, generation])?;
+    ensure!(sockets.len() == 2, "both generations are at {sockets:?}");
     ensure!(!drained_early, "the old generation left its connection");
     all_good(&seen, "calls")
 }

@@ -1,6 +1,6 @@
 //! The node's proxies: who may be one, and which of them receives connections.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -18,6 +18,9 @@ pub(super) struct Proxy {
     pub(super) peer: Arc<Peer>,
     /// Whether it has all pods: only then it takes over from another generation.
     pub(super) synced: bool,
+    /// Younger generations and their cgroups, without those that were connected since and are not any more. What they serve
+    /// stays theirs: after a restart of the agent an old proxy, which may be draining, can be the last to come back.
+    younger: BTreeMap<u32, PathBuf>,
 }
 
 /// Why somebody at the hand-over socket is no proxy. What is admitted gets the network namespaces of pods and is not captured
@@ -28,9 +31,9 @@ pub(crate) enum NoProxy {
     Unseen,
     #[error("its cgroup {} is not below this node's (cgroupRoot)", .0.display())]
     Elsewhere(PathBuf),
-    #[error("its cgroup {} is no pod's; only pods of service account ztunnel in Culvert's namespace may be proxies", .0.display())]
+    #[error("its cgroup {} is no pod's; only pods of Culvert's service account ztunnel and of proxyAccounts may be proxies", .0.display())]
     NoPod(PathBuf),
-    #[error("pod {0} is no pod of service account ztunnel in Culvert's namespace on this node")]
+    #[error("pod {0} is no pod on this node of Culvert's service account ztunnel or of proxyAccounts")]
     OtherPod(String),
     #[error("a process of captured pod {0} lives in its cgroup")]
     CapturedPod(String),
@@ -48,6 +51,11 @@ pub(super) fn of_a_proxy(path: &Path, allowed: Option<&BTreeSet<String>>) -> Res
     }
 }
 
+/// Whether processes live in a cgroup or below it (cgroup-v2.rst, "populated"); one that is gone has none.
+fn is_populated(cgroup: &Path) -> bool {
+    fs::read_to_string(cgroup.join("cgroup.events")).is_ok_and(|events| events.lines().any(|l| l == "populated 1"))
+}
+
 /// A cgroup's generation: the one that it has, or the next. A number that some pod still has is not given again, also when its
 /// proxy was forgotten.
 fn generation_of(cgroup: u64, registered: &[(u64, u32)], serving: impl Iterator<Item = u32>) -> u32 {
@@ -60,7 +68,7 @@ impl Agent {
     pub(crate) fn proxy(&mut self, event: Event) {
         match event {
             Event::Connected { peer, proceed } => match self.admit(&peer) {
-                Ok(()) => proceed.go(),
+                Ok(generation) => proceed.go(generation.into()),
                 Err(error) => {
                     tracing::warn!(pid = ?peer.pid, %error, "a proxy cannot be admitted");
                     proceed.refuse(error);
@@ -87,7 +95,7 @@ impl Agent {
         let Some(pod) = self.pods.get_mut(uid) else { return };
         pod.ready.insert(generation);
         // A pod that somebody serves is handed over when the new proxy has everything (design: it takes over when ready).
-        if synced || pod.phase != Phase::Captured {
+        if (synced || pod.phase != Phase::Captured) && self.may_take(connection, &[uid.clone()]).contains(uid) {
             self.activate(uid, generation);
         }
     }
@@ -99,39 +107,76 @@ impl Agent {
         tracing::info!(generation, "proxy has all pods");
         let ready = self.pods.iter().filter(|(_, p)| p.ready.contains(&generation) && p.is_enrolled());
         let uids: Vec<Arc<str>> = ready.map(|(uid, _)| uid.clone()).collect();
-        for uid in uids {
+        for uid in self.may_take(connection, &uids) {
             self.activate(&uid, generation);
         }
     }
 
-    /// Registers the proxy's cgroup before it is given any pod.
-    fn admit(&mut self, peer: &Arc<Peer>) -> Result<(), String> {
+    /// Those of these pods that no younger proxy serves.
+    fn may_take(&self, connection: u64, uids: &[Arc<str>]) -> Vec<Arc<str>> {
+        let Some(proxy) = self.proxies.get(&connection) else { return Vec::new() };
+        let living: BTreeSet<u32> = proxy
+            .younger
+            .iter()
+            .filter(|(_, cgroup)| is_populated(cgroup))
+            .map(|(generation, _)| *generation)
+            .collect();
+        if living.is_empty() {
+            return uids.to_vec();
+        }
+        let kernel = self.redirector.pods().unwrap_or_else(|error| {
+            tracing::warn!(%error, "cannot list who serves the pods");
+            Vec::new()
+        });
+        let serving = |uid: &Arc<str>| {
+            let cookie = self.pods.get(uid)?.cookie;
+            kernel.iter().find(|k| k.cookie == cookie).map(|k| k.active)
+        };
+        let (stay, go): (Vec<_>, Vec<_>) =
+            uids.iter().cloned().partition(|uid| serving(uid).is_some_and(|active| living.contains(&active)));
+        if !stay.is_empty() {
+            tracing::info!(generation = proxy.generation, pods = stay.len(), "pods stay with a younger proxy");
+        }
+        go
+    }
+
+    /// Registers the proxy's cgroup before it is given any pod. Gives back its generation.
+    fn admit(&mut self, peer: &Arc<Peer>) -> Result<u32, String> {
         let folder = self.judge(peer).map_err(|e| e.to_string())?;
         let cgroup = fs::metadata(&folder).map_err(|e| format!("{}: {e}", folder.display()))?.ino();
         let registered = self.redirector.proxies().map_err(|e| e.to_string())?;
         let serving = self.redirector.pods().map_err(|e| e.to_string())?.into_iter().map(|pod| pod.active);
         let generation = generation_of(cgroup, &registered, serving);
-        self.forget_ended(&registered);
+        let younger = self.survey(generation, &registered);
         self.redirector.register_proxy(cgroup, generation).map_err(|e| e.to_string())?;
         tracing::info!(pid = ?peer.pid, cgroup = %folder.display(), generation, "proxy admitted");
-        let proxy = Proxy { generation, cgroup, peer: peer.clone(), synced: false };
+        let proxy = Proxy { generation, cgroup, peer: peer.clone(), synced: false, younger };
         self.proxies.insert(peer.connection, proxy);
-        Ok(())
+        Ok(generation)
     }
 
-    /// Gives back the places of proxies whose cgroups are gone: there is room for a few dozen, and each container of a proxy
-    /// that restarts takes one.
-    fn forget_ended(&mut self, registered: &[(u64, u32)]) {
+    /// Looks at the proxies there were: gives back the places of those whose cgroups are gone, since there is room for a few
+    /// dozen and each container of a proxy that restarts takes one; names those that are younger than this generation.
+    fn survey(&mut self, generation: u32, registered: &[(u64, u32)]) -> BTreeMap<u32, PathBuf> {
         let there = match self.finder.cgroups() {
             Ok(there) => there,
-            Err(error) => return tracing::warn!(%error, "cannot list cgroups; proxies that ended are not forgotten"),
+            Err(error) => {
+                tracing::warn!(%error, "cannot list cgroups; proxies that ended are not forgotten");
+                return BTreeMap::new();
+            }
         };
-        for (cgroup, generation) in registered.iter().filter(|(cgroup, _)| !there.contains(cgroup)) {
-            match self.redirector.forget_proxy(*cgroup) {
-                Ok(()) => tracing::debug!(cgroup, generation, "proxy forgotten: its cgroup is gone"),
-                Err(error) => tracing::warn!(cgroup, %error, "a proxy that ended cannot be forgotten"),
+        let mut younger = BTreeMap::new();
+        for (cgroup, of) in registered {
+            match there.get(cgroup) {
+                Some(folder) if *of > generation => drop(younger.insert(*of, folder.clone())),
+                Some(_) => {}
+                None => match self.redirector.forget_proxy(*cgroup) {
+                    Ok(()) => tracing::debug!(cgroup, generation = of, "proxy forgotten: its cgroup is gone"),
+                    Err(error) => tracing::warn!(cgroup, %error, "a proxy that ended cannot be forgotten"),
+                },
             }
         }
+        younger
     }
 
     /// The folder of a proxy's cgroup, when nobody lives there who must not.
@@ -153,6 +198,9 @@ impl Agent {
         let alive = proxy.peer.pid.is_some_and(|pid| Path::new("/proc").join(pid.to_string()).exists());
         tracing::info!(generation = proxy.generation, %reason, alive, "connection to a proxy ended");
         let other = self.proxies.values().any(|p| p.cgroup == proxy.cgroup);
+        for older in self.proxies.values_mut().filter(|_| !other) {
+            older.younger.remove(&proxy.generation);
+        }
         for pod in self.pods.values_mut().filter(|_| !alive && !other) {
             pod.ready.remove(&proxy.generation);
         }

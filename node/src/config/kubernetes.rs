@@ -19,6 +19,9 @@ pub struct KubernetesConfig {
     pub kubeconfig: Option<PathBuf>,
     /// Namespace of Culvert itself. Nothing in it is ever captured.
     pub system_namespace: String,
+    /// Service accounts, `namespace/name`, whose pods may be the node's proxy beside Culvert's own `ztunnel`, such as Istio's
+    /// `istio-system/ztunnel`. They get the network namespaces of pods and are never captured.
+    pub proxy_accounts: Vec<String>,
     /// Namespaces whose pods are never captured.
     pub exclude_namespaces: Vec<String>,
     /// RuntimeClasses whose pods cannot be captured, because their sockets are not those of this kernel (gVisor, Kata). A `*`
@@ -76,6 +79,7 @@ impl Default for KubernetesConfig {
         Self {
             kubeconfig: None,
             system_namespace: "culvert-system".to_owned(),
+            proxy_accounts: Vec::new(),
             exclude_namespaces: vec!["kube-system".to_owned()],
             unsupported_runtime_classes: ["gvisor*", "runsc*", "kata*"].map(ToOwned::to_owned).to_vec(),
             proc: "/proc".into(),
@@ -112,6 +116,12 @@ impl Check for KubernetesConfig {
             let remedy = "give the namespace in which Culvert runs, usually culvert-system";
             report.at("/systemNamespace").mistake("systemNamespace is empty", remedy);
         }
+        for (index, account) in self.proxy_accounts.iter().enumerate() {
+            if parts(account).is_none() {
+                let what = format!("{account:?} is no service account");
+                report.at("/proxyAccounts").at(index).mistake(what, "write namespace/name, such as istio-system/ztunnel");
+            }
+        }
         if self.kubelet_port == 0 {
             let remedy = "give the kubelet's port, usually 10250";
             report.at("/kubeletPort").mistake("0 is no kubeletPort", remedy);
@@ -121,4 +131,18 @@ impl Check for KubernetesConfig {
             report.at("/cni/deadline").mistake(what, format!("use at most {LONGEST_ADD:?}"));
         }
     }
+}
+
+impl KubernetesConfig {
+    /// Namespace and name of each service account whose pods may be the node's proxy.
+    pub(crate) fn proxies(&self) -> Vec<(String, String)> {
+        let own = (self.system_namespace.as_str(), "ztunnel");
+        let further = self.proxy_accounts.iter().filter_map(|account| parts(account));
+        std::iter::once(own).chain(further).map(|(namespace, name)| (namespace.to_owned(), name.to_owned())).collect()
+    }
+}
+
+/// Namespace and name of a service account.
+fn parts(account: &str) -> Option<(&str, &str)> {
+    account.split_once('/').filter(|(namespace, name)| !namespace.is_empty() && !name.is_empty() && !name.contains('/'))
 }

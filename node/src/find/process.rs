@@ -1,6 +1,6 @@
 //! Processes: of which pod, in which namespace, listening where.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -104,15 +104,15 @@ impl Finder {
         Ok(found)
     }
 
-    /// Numbers of this node's cgroups, which are the inodes of their folders.
-    pub(crate) fn cgroups(&self) -> io::Result<BTreeSet<u64>> {
-        let mut found = BTreeSet::new();
+    /// This node's cgroups by number, which is the inode of the folder.
+    pub(crate) fn cgroups(&self) -> io::Result<BTreeMap<u64, PathBuf>> {
+        let mut found = BTreeMap::new();
         let mut next = vec![self.top()];
         while let Some(folder) = next.pop() {
             let gone = |e: &io::Error| e.kind() == io::ErrorKind::NotFound;
             let entries = match fs::metadata(&folder).and_then(|meta| Ok((meta.ino(), fs::read_dir(&folder)?))) {
                 Ok((id, entries)) => {
-                    found.insert(id);
+                    found.insert(id, folder);
                     entries
                 }
                 // Removed while the others were looked at.

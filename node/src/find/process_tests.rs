@@ -78,7 +78,8 @@ fn who_lives_above_a_cgroup_counts_as_living_in_it() {
     let (near, far) = (tempfile::NamedTempFile::new().unwrap(), tempfile::NamedTempFile::new().unwrap());
     let proc = proc(&[(10, "0::/n/pods/a\n", 5, near.path()), (11, "0::/n/pods/a/child\n", 5, far.path())]);
     let mount = tempfile::tempdir().unwrap();
-    for (folder, pids) in [("n", "1\n"), ("n/pods", ""), ("n/pods/a", "10\n"), ("n/pods/a/child", "11\n"), ("n/zt", "")] {
+    for (folder, pids) in [("n", "1\n"), ("n/pods", ""), ("n/pods/a", "10\n"), ("n/pods/a/child", "11\n"), ("n/zt", "")]
+    {
         fs::create_dir_all(mount.path().join(folder)).unwrap();
         fs::write(mount.path().join(folder).join("cgroup.procs"), pids).unwrap();
     }
@@ -90,5 +91,5 @@ fn who_lives_above_a_cgroup_counts_as_living_in_it() {
     assert_eq!(of("n/zt"), []);
     let inode = |folder: &str| fs::metadata(mount.path().join(folder)).unwrap().ino();
     let all = ["n", "n/pods", "n/pods/a", "n/pods/a/child", "n/zt"].map(inode);
-    assert_eq!(finder.cgroups().unwrap(), BTreeSet::from(all));
+    assert_eq!(finder.cgroups().unwrap().into_keys().collect::<std::collections::BTreeSet<_>>(), all.into());
 }

@@ -6,6 +6,7 @@ use crate::find::NsId;
 fn settings() -> Settings {
     Settings {
         system_namespace: "culvert-system".into(),
+        proxy_accounts: vec![("culvert-system".into(), "ztunnel".into())],
         exclude_namespaces: vec!["kube-system".into()],
         unsupported_runtime_classes: vec!["gvisor".into()],
         dns: true,

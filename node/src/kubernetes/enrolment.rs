@@ -8,6 +8,8 @@ use super::facts::{PodFacts, Stage};
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) system_namespace: String,
+    /// Namespace and name of the service accounts whose pods may be proxies.
+    pub(crate) proxy_accounts: Vec<(String, String)>,
     pub(crate) exclude_namespaces: Vec<String>,
     pub(crate) unsupported_runtime_classes: Vec<String>,
     /// Whether DNS is captured where a pod says nothing.
@@ -38,7 +40,7 @@ pub(crate) enum Reason {
     OptedOut,
     /// It has a sidecar.
     Sidecar,
-    /// It is a part of Culvert.
+    /// It is a part of Culvert, or a node proxy.
     System,
     /// Its runtime keeps sockets that this kernel does not see.
     UnsupportedRuntime,
@@ -50,7 +52,7 @@ const NONE: &str = "none";
 
 /// Judges a pod. `namespace` is the value of the label of its namespace.
 pub(crate) fn judge(pod: &PodFacts, namespace: Option<&str>, settings: &Settings) -> Verdict {
-    let refused = if pod.namespace == settings.system_namespace {
+    let refused = if pod.namespace == settings.system_namespace || has_proxy_account(pod, settings) {
         Some(Reason::System)
     } else if settings.exclude_namespaces.contains(&pod.namespace) {
         Some(Reason::ExcludedNamespace)
@@ -74,7 +76,11 @@ pub(crate) fn judge(pod: &PodFacts, namespace: Option<&str>, settings: &Settings
 
 /// Whether a pod may be the node's proxy (the hand-over socket gives it other pods' namespaces).
 pub(crate) fn is_proxy(pod: &PodFacts, settings: &Settings) -> bool {
-    pod.namespace == settings.system_namespace && pod.service_account == "ztunnel" && pod.stage == Stage::Alive
+    has_proxy_account(pod, settings) && pod.stage == Stage::Alive
+}
+
+fn has_proxy_account(pod: &PodFacts, settings: &Settings) -> bool {
+    settings.proxy_accounts.iter().any(|(namespace, name)| *namespace == pod.namespace && *name == pod.service_account)
 }
 
 fn matches(name: &str, patterns: &[String]) -> bool {
@@ -119,7 +125,7 @@ impl fmt::Display for Reason {
             Self::Sidecar => {
                 "it has a sidecar of Istio; take its injection away and restart it, or label it istio.io/dataplane-mode=none"
             }
-            Self::System => "it is a part of Culvert",
+            Self::System => "it is a part of the mesh itself",
             Self::UnsupportedRuntime => {
                 "its RuntimeClass (gVisor, Kata) keeps sockets out of sight of this kernel; run it with the default runtime, or \
                  label it istio.io/dataplane-mode=none"
@@ -135,6 +141,7 @@ mod tests {
     fn settings() -> Settings {
         Settings {
             system_namespace: "culvert-system".into(),
+            proxy_accounts: ["culvert-system", "istio-system"].map(|n| (n.to_owned(), "ztunnel".to_owned())).to_vec(),
             exclude_namespaces: vec!["kube-system".into()],
             unsupported_runtime_classes: vec!["gvisor*".into(), "kata".into()],
             dns: true,
@@ -187,6 +194,13 @@ mod tests {
                 None,
                 out(Reason::ExcludedNamespace),
             ),
+            (
+                "a proxy",
+                PodFacts { namespace: "istio-system".into(), service_account: "ztunnel".into(), ..label("ambient") },
+                None,
+                out(Reason::System),
+            ),
+            ("beside a proxy", PodFacts { namespace: "istio-system".into(), ..label("ambient") }, None, Verdict::In),
             ("ours", PodFacts { namespace: "culvert-system".into(), ..label("ambient") }, None, out(Reason::System)),
         ] {
             assert_eq!(judge(&pod, namespace, &settings()), expected, "{case}");
@@ -199,6 +213,8 @@ mod tests {
             |account: &str| PodFacts { namespace: "culvert-system".into(), service_account: account.into(), ..pod() };
         assert!(is_proxy(&in_ours("ztunnel"), &settings()));
         assert!(!is_proxy(&in_ours("culvert-ca"), &settings()));
+        assert!(is_proxy(&PodFacts { namespace: "istio-system".into(), ..in_ours("ztunnel") }, &settings()));
+        assert!(!is_proxy(&PodFacts { namespace: "istio-system".into(), ..in_ours("istiod") }, &settings()));
         assert!(!is_proxy(&PodFacts { namespace: "shop".into(), ..in_ours("ztunnel") }, &settings()));
         assert!(!is_proxy(&PodFacts { stage: Stage::Ended, ..in_ours("ztunnel") }, &settings()));
     }

@@ -172,6 +172,7 @@ pub(super) fn source(kubernetes: &KubernetesConfig) -> Source {
 fn settings(kubernetes: &KubernetesConfig) -> Settings {
     Settings {
         system_namespace: kubernetes.system_namespace.clone(),
+        proxy_accounts: kubernetes.proxies(),
         exclude_namespaces: kubernetes.exclude_namespaces.clone(),
         unsupported_runtime_classes: kubernetes.unsupported_runtime_classes.clone(),
         dns: kubernetes.dns_capture,

@@ -26,6 +26,17 @@ impl Pins {
         Ok(versions.map(|version| Self { root: bpffs.join("culvert").join(format!("v{version}")) }).collect())
     }
 
+    /// Removes the folder that holds them all, when nothing is in it any more.
+    pub(crate) fn remove_home(bpffs: &Path) -> Result<(), RedirectError> {
+        let home = bpffs.join("culvert");
+        match std::fs::remove_dir(&home) {
+            Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => {
+                Err(RedirectError::Pin { path: home, source: error })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Makes an older version's pins ours: the folder is renamed, and the maps are looked at one by one afterwards.
     fn adopt(&self, bpffs: &Path) -> Result<(), RedirectError> {
         let ours = redirect_abi::ABI_VERSION;

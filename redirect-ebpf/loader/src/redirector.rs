@@ -111,7 +111,8 @@ impl Redirector {
     /// # Errors
     /// When a pin cannot be removed.
     pub fn unload(bpffs: &Path) -> Result<(), RedirectError> {
-        Pins::every(bpffs)?.iter().try_for_each(Pins::remove_all)
+        Pins::every(bpffs)?.iter().try_for_each(Pins::remove_all)?;
+        Pins::remove_home(bpffs)
     }
 
     /// Declares a cgroup to be a proxy's: sockets made in it from now on are tagged with this generation; generations count upwards.

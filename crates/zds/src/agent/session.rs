@@ -59,9 +59,9 @@ impl Session {
 
     async fn stages(&mut self) -> Result<std::convert::Infallible, Gone> {
         self.hello().await?;
-        self.proceed().await?;
+        let rank = self.proceed().await?;
         let connection = self.peer.connection;
-        self.shared.join(connection);
+        self.shared.join(rank, connection);
         let mut ledger = Ledger::new(connection, self.options.retry);
         loop {
             // Seen before the state is looked at, so that no change falls in between.
@@ -103,13 +103,13 @@ impl Session {
         if hello.version == Version::V1 as i32 { Ok(()) } else { Err(Violation::Version(hello.version).into()) }
     }
 
-    /// Waits until the caller is ready for this proxy.
-    async fn proceed(&self) -> Result<(), Gone> {
+    /// Waits until the caller is ready for this proxy; its rank.
+    async fn proceed(&self) -> Result<u64, Gone> {
         let (sender, receiver) = oneshot::channel();
         self.tell(Event::Connected { peer: self.peer.clone(), proceed: Proceed(sender) });
         tokio::select! {
             answer = receiver => match answer {
-                Ok(Ok(())) => Ok(()),
+                Ok(Ok(rank)) => Ok(rank),
                 Ok(Err(reason)) => Err(Gone::Refused(reason)),
                 Err(_) => Err(Gone::Refused("nobody answered for the agent".to_owned())),
             },

@@ -33,7 +33,8 @@ struct Pod {
 struct State {
     pods: BTreeMap<Arc<str>, Pod>,
     generation: u64,
-    connections: Vec<u64>,
+    /// Rank and number, the newest last.
+    connections: Vec<(u64, u64)>,
 }
 
 /// The state and the bell that rings when it changes.
@@ -72,7 +73,7 @@ impl Shared {
     }
 
     pub(super) fn connections(&self) -> Vec<u64> {
-        self.lock().connections.clone()
+        self.lock().connections.iter().map(|(_, connection)| *connection).collect()
     }
 
     /// Numbers a connection; later ones are greater, and the first is 1.
@@ -80,13 +81,17 @@ impl Shared {
         self.numbered.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    pub(super) fn join(&self, connection: u64) {
-        self.lock().connections.push(connection);
+    pub(super) fn join(&self, rank: u64, connection: u64) {
+        {
+            let mut state = self.lock();
+            state.connections.push((rank, connection));
+            state.connections.sort_unstable();
+        }
         self.ring();
     }
 
     pub(super) fn leave(&self, connection: u64) {
-        self.lock().connections.retain(|c| *c != connection);
+        self.lock().connections.retain(|(_, c)| *c != connection);
         self.ring();
     }
 
@@ -166,7 +171,7 @@ impl Ledger {
         if let Some(uid) = self.told.keys().find(|uid| !state.pods.contains_key(*uid)) {
             return Step::Del { uid: uid.clone() };
         }
-        let newest = state.connections.last() == Some(&self.connection);
+        let newest = state.connections.last().is_some_and(|(_, last)| *last == self.connection);
         let mut wake: Option<Instant> = None;
         for (uid, pod) in &state.pods {
             match self.told.get(uid) {

@@ -62,7 +62,7 @@ impl Agent {
         let proxy = Proxy::connect(&self.path()).await;
         loop {
             if let Event::Connected { proceed, .. } = self.event().await {
-                proceed.go();
+                proceed.go(0);
                 return proxy;
             }
         }
@@ -173,7 +173,7 @@ async fn no_pod_is_sent_before_the_caller_says_so_and_the_peer_is_who_the_kernel
     assert_eq!(peer.uid, std::fs::metadata("/proc/self").unwrap().uid());
     assert!(agent.server().connections().is_empty());
     assert!(timeout(Duration::from_millis(50), proxy.0.receive()).await.is_err(), "silence");
-    proceed.go();
+    proceed.go(0);
     assert_eq!(proxy.take().await, "add u1 a");
     assert_eq!(agent.server().connections(), [1]);
 }
@@ -395,7 +395,7 @@ async fn proxies_at_two_sockets_are_one_succession() {
         loop {
             if let Event::Connected { peer, proceed } = timeout(PATIENCE, events.recv()).await.unwrap().unwrap() {
                 assert_eq!(peer.connection, number);
-                proceed.go();
+                proceed.go(0);
                 break;
             }
         }
@@ -408,4 +408,28 @@ async fn proxies_at_two_sockets_are_one_succession() {
     assert!(quiet.is_err(), "the older proxy was told too");
     drop(server);
     assert!(paths.iter().all(|path| !path.exists()), "socket files are left");
+}
+
+#[tokio::test]
+async fn an_older_proxy_that_comes_back_later_gets_no_new_pods() {
+    let mut agent = Agent::new();
+    let mut proxies = Vec::new();
+    for rank in [8, 7] {
+        let proxy = Proxy::connect(&agent.path()).await;
+        loop {
+            if let Event::Connected { proceed, .. } = agent.event().await {
+                proceed.go(rank);
+                break;
+            }
+        }
+        assert_eq!(proxy.take().await, "snapshot");
+        proxies.push(proxy);
+    }
+    agent.server().add("u1", &info("a"), netns()).unwrap();
+    assert_eq!(proxies[0].take().await, "add u1 a");
+    let quiet = timeout(Duration::from_millis(50), proxies[1].0.receive()).await;
+    assert!(quiet.is_err(), "the older proxy was told too");
+    // It is what is left when the younger one goes.
+    drop(proxies.remove(0));
+    assert_eq!(proxies[0].take().await, "add u1 a");
 }

@@ -246,7 +246,7 @@ async fn both_ends_work_together_across_a_restart_of_the_agent() {
         let agent = async {
             loop {
                 match events.recv().await.unwrap() {
-                    agent::Event::Connected { proceed, .. } => proceed.go(),
+                    agent::Event::Connected { proceed, .. } => proceed.go(0),
                     agent::Event::SnapshotAcked { .. } => break,
                     agent::Event::Acked { .. } => {}
                     other => panic!("{other:?}"),

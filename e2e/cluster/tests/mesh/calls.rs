@@ -1,5 +1,7 @@
 //! Calls from a pod that go on while something happens to the mesh (`e2e-load`, in the test image).
 
+#![allow(dead_code, reason = "each test uses its part")]
+
 use std::fmt;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, ChildStdout, Stdio};
@@ -41,6 +43,18 @@ impl Seen {
     /// Every call was answered, and a held connection was ended by us.
     pub(crate) fn is_good(&self) -> bool {
         self.good > 0 && matches!(&*self.failed, "" | "{}") && matches!(&*self.end, "" | "closed by us")
+    }
+}
+
+impl Seen {
+    /// The slowest good call.
+    pub(crate) fn slowest(&self) -> Duration {
+        Duration::from_millis(self.slowest)
+    }
+
+    /// Whether a call was given up (`e2e-load` waits for 6 s).
+    pub(crate) fn timed_out(&self) -> bool {
+        self.failed.contains("TimedOut") || self.failed.contains("WouldBlock")
     }
 }
 
@@ -108,7 +122,8 @@ impl Calls {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let line = self.lines.recv_timeout(left).with_context(|| format!("{:?}: nothing was said in time", self.kind))?;
+            let line =
+                self.lines.recv_timeout(left).with_context(|| format!("{:?}: nothing was said in time", self.kind))?;
             let value: Value = serde_json::from_str(&line).with_context(|| line.clone())?;
             if wanted(&value) {
                 return Ok(value);

@@ -1,5 +1,7 @@
 //! The shop of these tests: a client and a server on each node, and somebody outside.
 
+#![allow(dead_code, reason = "each test uses its part")]
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -24,7 +26,12 @@ pub(crate) fn open(cluster: &Cluster) -> Result<()> {
     for (name, node) in [("server-one", "node1"), ("server-two", "node2")] {
         items.push(account("shop", name));
         let serve = format!("e2e-load serve {name} {PORT} & exec nginx -g 'daemon off;'");
-        items.push(pod(name, node, &["sh", "-c", &serve], json!({"readinessProbe": {"tcpSocket": {"port": PORT}, "periodSeconds": 1}})));
+        items.push(pod(
+            name,
+            node,
+            &["sh", "-c", &serve],
+            json!({"readinessProbe": {"tcpSocket": {"port": PORT}, "periodSeconds": 1}}),
+        ));
         items.extend(services(name));
     }
     items.push(account("outside", "outside"));
@@ -34,13 +41,18 @@ pub(crate) fn open(cluster: &Cluster) -> Result<()> {
     cluster.apply(&crate::common::list(items))?;
     for (space, pods) in [("shop", &PODS[..]), ("outside", &["outside"])] {
         let names = pods.iter().map(|p| format!("pod/{p}"));
-        let arguments: Vec<String> =
-            ["wait", "-n", space, "--for=condition=Ready", "--timeout=90s"].map(str::to_owned).into_iter().chain(names).collect();
+        let arguments: Vec<String> = ["wait", "-n", space, "--for=condition=Ready", "--timeout=90s"]
+            .map(str::to_owned)
+            .into_iter()
+            .chain(names)
+            .collect();
         cluster.kubectl(&arguments.iter().map(String::as_str).collect::<Vec<_>>())?;
     }
     for client in ["client-one", "client-two", "outside/outside"] {
         for server in ["server-one", "server-two"] {
-            eventually("a call in clear", Duration::from_secs(30), || curl(cluster, client, &format!("http://{server}.shop:8080/")))?;
+            eventually("a call in clear", Duration::from_secs(30), || {
+                curl(cluster, client, &format!("http://{server}.shop:8080/"))
+            })?;
         }
     }
     Ok(())
@@ -71,7 +83,10 @@ fn services(name: &str) -> Vec<Value> {
     vec![
         service(name, json!({"selector": {"app": name}, "ports": ports})),
         service(&format!("{name}-headless"), json!({"selector": {"app": name}, "clusterIP": "None", "ports": ports})),
-        service(&format!("alias-{name}"), json!({"type": "ExternalName", "externalName": format!("{name}.shop.svc.cluster.local")})),
+        service(
+            &format!("alias-{name}"),
+            json!({"type": "ExternalName", "externalName": format!("{name}.shop.svc.cluster.local")}),
+        ),
     ]
 }
 
@@ -155,21 +170,41 @@ pub(crate) fn restart(cluster: &Cluster, name: &str) -> Result<()> {
 /// The log of a node's proxy.
 pub(crate) fn proxy_log(cluster: &Cluster, node: &str) -> Result<String> {
     let field = format!("spec.nodeName={node}");
-    let names = cluster.kubectl(&["get", "pods", "-n", "culvert-system", "-l", "app=ztunnel", "--field-selector", &field, "-o", "name"])?;
+    let names = cluster.kubectl(&[
+        "get",
+        "pods",
+        "-n",
+        "culvert-system",
+        "-l",
+        "app=ztunnel",
+        "--field-selector",
+        &field,
+        "-o",
+        "name",
+    ])?;
     let name = names.lines().next().context("no proxy")?;
     Ok(cluster.kubectl(&["logs", "-n", "culvert-system", name, "--tail=200"])?)
 }
 
 /// Nothing of ours is in the cluster or on a node.
 pub(crate) fn nothing_left(cluster: &Cluster) -> Result<()> {
-    let left = cluster.kubectl(&["get", "all,configmaps,roles,rolebindings", "-A", "-l", "app.kubernetes.io/part-of=culvert", "-o", "name"])?;
+    let left = cluster.kubectl(&[
+        "get",
+        "all,configmaps,roles,rolebindings",
+        "-A",
+        "-l",
+        "app.kubernetes.io/part-of=culvert",
+        "-o",
+        "name",
+    ])?;
     ensure!(left.is_empty(), "{left}");
     let roles = cluster.kubectl(&["get", "clusterroles,clusterrolebindings,crds", "-o", "name"])?;
     ensure!(!roles.contains("culvert") && !roles.contains("istio.io"), "{roles}");
     let all = annotations(cluster)?;
     ensure!(all.iter().all(|(_, value)| value.is_empty()), "{all:?}");
     for pod in PODS {
-        let rules = in_pod(cluster, pod, "ip rule; ip route show table 100 2>/dev/null; ip route show table 101 2>/dev/null")?;
+        let rules =
+            in_pod(cluster, pod, "ip rule; ip route show table 100 2>/dev/null; ip route show table 101 2>/dev/null")?;
         ensure!(!rules.contains("lookup 100") && !rules.contains("dev lo"), "{pod}: {rules}");
     }
     for node in cluster.nodes() {
@@ -194,6 +229,14 @@ pub(crate) fn tell_all(cluster: &Cluster) {
     tell(&["get", "pods", "-A", "-o", "wide"]);
     tell(&["get", "events", "-A", "--sort-by=.lastTimestamp"]);
     for app in ["culvert-ca", "culvert-control", "culvert-node", "ztunnel"] {
-        tell(&["logs", "-n", "culvert-system", "-l", &format!("app.kubernetes.io/name={app}"), "--tail=12", "--prefix"]);
+        tell(&[
+            "logs",
+            "-n",
+            "culvert-system",
+            "-l",
+            &format!("app.kubernetes.io/name={app}"),
+            "--tail=12",
+            "--prefix",
+        ]);
     }
 }

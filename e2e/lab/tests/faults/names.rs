@@ -8,7 +8,7 @@ use e2e_lab::load::{Load, call};
 use e2e_lab::{eventually, flows, pause, program, unix_ms};
 use lab::{Lab, Pod};
 
-fn pod(name: &str, node: &str, serves: bool) -> Result<Pod> {
+pub(crate) fn pod(name: &str, node: &str, serves: bool) -> Result<Pod> {
     let load = program("e2e-load")?.display().to_string();
     let command = if serves {
         format!(", command: [{load}, serve, {name}, '7000'], ready: {{tcp: 7000}}")

@@ -1,0 +1,82 @@
+//! `bench scale`: what a large cluster costs the control plane and its nodes. No cluster: the API server is a script.
+//!
+//! The measured programs are the real ones, as processes of their own; the nodes are the node proxy's own discovery client
+//! within this process, and one real node proxy. `docs/performance.md`, "Scale", says how each number is made.
+
+mod api;
+mod nodes;
+mod objects;
+mod programs;
+mod steps;
+mod table;
+mod token;
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+use objects::Size;
+use programs::Folder;
+use table::Table;
+
+/// How large, how fast, how often.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Settings {
+    /// Rounds; each starts everything anew.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// Pods while pods change.
+    #[arg(long, default_value_t = 10_000)]
+    pods: usize,
+    /// Services.
+    #[arg(long, default_value_t = 1000)]
+    services: usize,
+    /// Pods that are replaced a second.
+    #[arg(long, default_value_t = 50)]
+    rate: u32,
+    /// For how long, in seconds.
+    #[arg(long, default_value_t = 20)]
+    seconds: u32,
+    /// Nodes that follow the control plane, besides one real proxy.
+    #[arg(long, default_value_t = 10)]
+    nodes: usize,
+    /// Pods of the full push.
+    #[arg(long, default_value_t = 70_000)]
+    full: usize,
+    /// Writes all values to this file.
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+/// Measures, and prints the table.
+pub(crate) fn run(settings: &Settings) -> Result<()> {
+    programs::check_built()?;
+    let began = Instant::now();
+    let mut table = Table::new();
+    let say = |round: u32, what: &str| eprintln!("[{:6.1} s] round {round}: {what}", began.elapsed().as_secs_f64());
+    for round in 1..=settings.rounds {
+        let folder = Folder::new()?;
+        say(round, "pods change");
+        steps::churn(settings, &folder, &mut table)?;
+        say(round, "full push");
+        steps::full(settings, &folder, &mut table)?;
+    }
+    table.print(settings);
+    eprintln!("[{:6.1} s] done", began.elapsed().as_secs_f64());
+    match &settings.json {
+        Some(file) => std::fs::write(file, table.json()).with_context(|| format!("cannot write {}", file.display())),
+        None => Ok(()),
+    }
+}
+
+impl Settings {
+    fn small(&self) -> Size {
+        Size { pods: self.pods, services: self.services }
+    }
+
+    fn large(&self) -> Size {
+        Size { pods: self.full, services: self.services }
+    }
+}

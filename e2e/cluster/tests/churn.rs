@@ -1,0 +1,125 @@
+//! Pods that come and go every second while somebody calls them, with so few addresses that these change hands all the time.
+//! Root, and the images of `cargo xtask image`: `make test-cluster`.
+
+mod common;
+mod mesh {
+    pub(crate) mod calls;
+    pub(crate) mod culvert;
+    pub(crate) mod shop;
+    pub(crate) mod wire;
+}
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use common::list;
+use e2e_cluster::{Cluster, Options};
+use mesh::calls::{Calls, Kind};
+use mesh::culvert::{VALUES, culvert};
+use mesh::shop::{self, PORT};
+use mesh::wire::Capture;
+use serde_json::{Value, json};
+
+/// 32 addresses a node, of which the cluster's own pods take some: a new pod soon gets the address of one that is gone.
+const FEW: u8 = 27;
+/// How long pods come and go: long enough for every address to have changed hands, short enough for a suite.
+const TURNS: usize = 40;
+/// Pods that are there at a time.
+const ALIVE: usize = 4;
+
+#[test]
+#[ignore = "raises a cluster as root: make test-cluster"]
+fn addresses_that_change_hands_lead_nobody_astray() -> Result<()> {
+    let _alone = common::alone();
+    let cluster = common::up(Options { pod_cidr_bits: FEW, ..Options::default() })?;
+    cluster.load_images(&common::workspace().join("target/images"))?;
+    let mut arguments = vec!["install"];
+    arguments.extend(VALUES);
+    culvert(&cluster, &arguments)?;
+    let done = churn(&cluster);
+    if done.is_err() {
+        shop::tell_all(&cluster);
+    }
+    done?;
+    cluster.down()?;
+    Ok(())
+}
+
+fn churn(cluster: &Cluster) -> Result<()> {
+    shop::open(cluster)?;
+    cluster.apply(&list(vec![
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "churn", "namespace": "shop"},
+        "spec": {"selector": {"role": "churn"}, "ports": [{"port": PORT}]}}),
+    ]))?;
+    culvert(cluster, &["enroll", "ns/shop"])?;
+    shop::until_enrolled(cluster, common::SOON)?;
+    for index in 0..ALIVE {
+        cluster.apply(&server(index).to_string())?;
+    }
+    let names: Vec<String> = (0..ALIVE).map(|i| format!("pod/{}", name(i))).collect();
+    let mut wait = vec!["wait", "-n", "shop", "--for=condition=Ready", "--timeout=60s"];
+    wait.extend(names.iter().map(String::as_str));
+    cluster.kubectl(&wait)?;
+
+    let capture = Capture::start(cluster)?;
+    let service = shop::address(cluster, "churn")?;
+    let loads = [
+        Calls::start(cluster, "client-one", Kind::Calls, &service)?,
+        Calls::start(cluster, "client-two", Kind::Calls, &service)?,
+    ];
+    let (mut owners, mut reused) = (BTreeMap::<String, BTreeSet<String>>::new(), 0);
+    let begun = Instant::now();
+    for turn in 0..TURNS {
+        cluster.apply(&server(ALIVE + turn).to_string())?;
+        cluster.kubectl(&["delete", "pod", "-n", "shop", &name(turn), "--wait=false"])?;
+        reused += note(cluster, &mut owners)?;
+        std::thread::sleep((begun + Duration::from_secs(turn as u64 + 1)).saturating_duration_since(Instant::now()));
+    }
+    println!("      {TURNS} pods came and went in {} s, {reused} addresses changed hands", begun.elapsed().as_secs());
+    for load in loads {
+        let seen = load.finish()?;
+        println!("      {seen}");
+        ensure!(seen.good > 100, "hardly a call was answered: {seen}");
+        // A call to a pod that has just been killed fails; none may hang.
+        ensure!(seen.slowest() <= Duration::from_secs(5), "a call was stuck: {seen}");
+        ensure!(!seen.timed_out(), "a call was stuck: {seen}");
+    }
+    let bytes = capture.finish()?;
+    println!("      {bytes:?}");
+    ensure!(bytes.frames > 10 && bytes.markers == 0, "{bytes:?}");
+    ensure!(reused > 0, "no address changed hands: {owners:?}");
+    Ok(())
+}
+
+fn name(index: usize) -> String {
+    format!("churn-{index}")
+}
+
+/// A server with one of two identities, on one of the nodes.
+fn server(index: usize) -> Value {
+    let (name, identity, node) =
+        (name(index), ["server-one", "server-two"][index % 2], ["node1", "node2"][index / 2 % 2]);
+    let ready = json!({"readinessProbe": {"tcpSocket": {"port": PORT}, "periodSeconds": 1}});
+    let mut pod = shop::pod(&name, node, &["e2e-load", "serve", identity, &PORT.to_string()], ready);
+    pod["metadata"]["labels"]["role"] = json!("churn");
+    pod["spec"]["serviceAccountName"] = json!(identity);
+    pod
+}
+
+/// Notes who has which address; says how many new owners an address got that had another one.
+fn note(cluster: &Cluster, owners: &mut BTreeMap<String, BTreeSet<String>>) -> Result<usize> {
+    let pods: Value =
+        serde_json::from_str(&cluster.kubectl(&["get", "pods", "-n", "shop", "-l", "role=churn", "-o", "json"])?)?;
+    let mut reused = 0;
+    for pod in pods["items"].as_array().context("no pods")? {
+        let (Some(ip), Some(name)) = (pod["status"]["podIP"].as_str(), pod["metadata"]["name"].as_str()) else {
+            continue;
+        };
+        let had = owners.entry(ip.to_owned()).or_default();
+        if had.insert(name.to_owned()) && had.len() > 1 {
+            reused += 1;
+        }
+    }
+    Ok(reused)
+}
