@@ -47,9 +47,10 @@ ebpf: ## rebuild the committed kernel object (installs the toolchain from packag
 check-ebpf: ## does the committed kernel object match its sources?
 	@redirect-ebpf/programs/check.sh
 
-bench: setup ## measurements: direct against meshed
+bench: setup ## measurements: direct against meshed, then a large cluster by a script
 	@cargo build --workspace --locked --release
 	@target/release/bench
+	@target/release/bench scale
 
 cluster: ## raise a real two-node Kubernetes (root; OPTIONS="--cni bridge --proxy-mode nftables"), and leave it up
 	@hack/cluster.sh

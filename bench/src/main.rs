@@ -61,6 +61,21 @@ struct Settings {
 }
 
 impl Settings {
+    /// For the lab of [`scale`], where the proxies have the default of workers.
+    fn for_scale() -> Self {
+        Self {
+            rounds: 1,
+            seconds: 1,
+            quick: false,
+            only: Vec::new(),
+            workers: 2,
+            same_node_direct: false,
+            limit: u64::MAX,
+            json: None,
+            keep: false,
+        }
+    }
+
     fn wants(&self, key: &str) -> bool {
         self.only.is_empty() || self.only.iter().any(|o| key.starts_with(o.as_str()) || o.starts_with(key))
     }

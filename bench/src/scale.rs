@@ -4,6 +4,7 @@
 //! within this process, and one real node proxy. `docs/performance.md`, "Scale", says how each number is made.
 
 mod api;
+mod live;
 mod nodes;
 mod objects;
 mod programs;
@@ -14,7 +15,7 @@ mod token;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 
 use objects::Size;
@@ -45,6 +46,12 @@ pub(crate) struct Settings {
     /// Pods of the full push.
     #[arg(long, default_value_t = 70_000)]
     full: usize,
+    /// Leave out the live requests during full pushes, which need a lab and root.
+    #[arg(long)]
+    no_lab: bool,
+    /// Requests a second of the live requests.
+    #[arg(long, default_value_t = 500)]
+    requests: u64,
     /// Writes all values to this file.
     #[arg(long)]
     json: Option<PathBuf>,
@@ -52,7 +59,17 @@ pub(crate) struct Settings {
 
 /// Measures, and prints the table.
 pub(crate) fn run(settings: &Settings) -> Result<()> {
-    programs::check_built()?;
+    // Before anything is started.
+    for name in ["culvert-control", "ztunnel"] {
+        programs::built(name)?;
+    }
+    for size in [settings.small(), settings.large()] {
+        // The first one's is the real proxy.
+        let (pods, nodes) = (size.pods, size.nodes());
+        ensure!(settings.nodes < nodes, "{pods} pods are on {nodes} node(s); --nodes must be less");
+        ensure!(settings.services > 0, "--services must be 1 or more");
+    }
+    ensure!(settings.rate > 0 && settings.seconds > 0, "--rate and --seconds must be 1 or more");
     let began = Instant::now();
     let mut table = Table::new();
     let say = |round: u32, what: &str| eprintln!("[{:6.1} s] round {round}: {what}", began.elapsed().as_secs_f64());
@@ -62,6 +79,10 @@ pub(crate) fn run(settings: &Settings) -> Result<()> {
         steps::churn(settings, &folder, &mut table)?;
         say(round, "full push");
         steps::full(settings, &folder, &mut table)?;
+    }
+    if !settings.no_lab {
+        eprintln!("[{:6.1} s] live requests during full pushes", began.elapsed().as_secs_f64());
+        live::run(settings, &mut table)?;
     }
     table.print(settings);
     eprintln!("[{:6.1} s] done", began.elapsed().as_secs_f64());

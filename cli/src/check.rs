@@ -113,6 +113,11 @@ fn text(lines: &[Line]) -> String {
         }
     }
     let count = |state| lines.iter().filter(|l| l.state == state).count();
-    text.push_str(&format!("{} ok, {} warnings, {} failed\n", count(State::Ok), count(State::Warn), count(State::Fail)));
+    text.push_str(&format!(
+        "{} ok, {} warnings, {} failed\n",
+        count(State::Ok),
+        count(State::Warn),
+        count(State::Fail)
+    ));
     text
 }

@@ -101,7 +101,7 @@ fn proxies(pods: &[Pod], node: Option<&str>) -> Result<Vec<(String, String)>> {
     for pod in pods.iter().filter(|p| p.labels().get("app").is_some_and(|a| a == "ztunnel") && status::is_ready(p)) {
         let on = pod.spec.as_ref().and_then(|s| s.node_name.clone()).unwrap_or_default();
         let newer = |other: &&Pod| other.metadata.creation_timestamp < pod.metadata.creation_timestamp;
-        if node.is_none_or(|n| n == on) && by_node.get(&on).is_none_or(|other| newer(&other)) {
+        if node.is_none_or(|n| n == on) && by_node.get(&on).is_none_or(newer) {
             by_node.insert(on, pod);
         }
     }

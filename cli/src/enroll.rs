@@ -62,7 +62,12 @@ pub(crate) async fn enroll(command: Enroll) -> Result<ExitCode> {
         writeln!(out, "{finding}")?;
     }
     let broken = found.iter().filter(|f| f.severity == Severity::Breaks).count();
-    writeln!(out, "{} pods, {broken} findings that would break something, {} to know", pods.len(), found.len() - broken)?;
+    writeln!(
+        out,
+        "{} pods, {broken} findings that would break something, {} to know",
+        pods.len(),
+        found.len() - broken
+    )?;
     if command.dry_run {
         return Ok(if broken == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
@@ -115,7 +120,8 @@ pub(crate) fn blocked(namespaces: &[Namespace], pods: &[Pod], policies: &[Networ
         .iter()
         .map(|lacking| {
             let (namespace, name) = (&lacking.namespace, &lacking.name);
-            let remedy = format!("kubectl patch networkpolicy -n {namespace} {name} --type=json -p '{}'", lacking.patch());
+            let remedy =
+                format!("kubectl patch networkpolicy -n {namespace} {name} --type=json -p '{}'", lacking.patch());
             (format!("{namespace}/{name}"), remedy)
         })
         .collect()
@@ -138,11 +144,16 @@ mod tests {
         let plain = pod(json!({"app": "web"}), json!({"containers": []}));
         let policy: NetworkPolicy = of(json!({"metadata": {"name": "web", "namespace": "shop"},
             "spec": {"podSelector": {"matchLabels": {"app": "web"}}, "ingress": [{"ports": [{"port": 80}]}]}}));
-        let found = find("shop", std::slice::from_ref(&namespace), std::slice::from_ref(&plain), std::slice::from_ref(&policy)).unwrap();
+        let found =
+            find("shop", std::slice::from_ref(&namespace), std::slice::from_ref(&plain), std::slice::from_ref(&policy))
+                .unwrap();
         assert_eq!(found.len(), 1);
         assert!(found[0].severity == Severity::Breaks && found[0].remedy.contains("15008"), "{}", found[0]);
         // Before it is labelled nothing is wrong, and a policy of others is not ours to judge.
-        assert!(blocked(std::slice::from_ref(&namespace), std::slice::from_ref(&plain), std::slice::from_ref(&policy)).is_empty());
+        assert!(
+            blocked(std::slice::from_ref(&namespace), std::slice::from_ref(&plain), std::slice::from_ref(&policy))
+                .is_empty()
+        );
         assert!(find("gone", &[namespace], &[], &[]).unwrap_err().to_string().contains("there are shop"));
     }
 

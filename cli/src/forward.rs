@@ -31,7 +31,8 @@ async fn ask(client: &Client, namespace: &str, pod: &str, port: u16, path: &str)
     let mut forwarder = pods.portforward(pod, &[port]).await?;
     let stream = forwarder.take_stream(port).context("the API server opened no stream")?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let request = Request::get(path).header("host", "localhost").header("connection", "close").body(Empty::<Bytes>::new())?;
+    let request =
+        Request::get(path).header("host", "localhost").header("connection", "close").body(Empty::<Bytes>::new())?;
     let exchange = async {
         let response = sender.send_request(request).await?;
         let status = response.status();

@@ -13,9 +13,11 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use futures_util::TryStreamExt;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
-use kube::Client;
-use kube::api::Api;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Api, ListParams};
 use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Client, ResourceExt};
+use kubernetes::client::call;
 use serde_json::{Value, json};
 
 pub(crate) use self::definitions::definitions_to_make;
@@ -123,17 +125,40 @@ async fn ready(client: &Client, namespace: &str) -> Result<()> {
     }
     for name in [AGENTS, "ztunnel"] {
         eprintln!("  waiting for {name}");
-        let api: Api<DaemonSet> = Api::namespaced(client.clone(), namespace);
-        wait(api, name, |d: &DaemonSet| {
-            d.status.as_ref().is_some_and(|s| {
-                s.observed_generation == d.metadata.generation
-                    && s.updated_number_scheduled == Some(s.desired_number_scheduled)
-                    && s.number_ready == s.desired_number_scheduled
-            })
-        })
-        .await?;
+        on_every_node(client, namespace, name).await?;
     }
     Ok(())
+}
+
+/// Kubernetes' note of how often the template of a DaemonSet has changed; its pods carry it as a label.
+const TEMPLATE: (&str, &str) = ("deprecated.daemonset.template.generation", "pod-template-generation");
+
+/// Waits until a pod of the newest template is ready on every node. The status of a DaemonSet does not say so: it counts the
+/// oldest pod of a node, and an old proxy drains for as long as somebody is connected to it.
+async fn on_every_node(client: &Client, namespace: &str, name: &str) -> Result<()> {
+    let sets: Api<DaemonSet> = Api::namespaced(client.clone(), namespace);
+    let seen = |d: &DaemonSet| d.status.as_ref().is_some_and(|s| s.observed_generation == d.metadata.generation);
+    wait(sets.clone(), name, seen).await?;
+    let set = call(&format!("get {name}"), sets.get(name)).await?;
+    let wanted = set.status.as_ref().map_or(0, |s| s.desired_number_scheduled);
+    let generation = set.annotations().get(TEMPLATE.0).cloned().unwrap_or_default();
+    let labels = format!("app.kubernetes.io/name={name},{}={generation}", TEMPLATE.1);
+    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    let changes = watcher(pods.clone(), watcher::Config::default().labels(&labels)).default_backoff().touched_objects();
+    let mut changes = std::pin::pin!(changes);
+    loop {
+        let newest = call("list pods", pods.list(&ListParams::default().labels(&labels))).await?;
+        let ready = newest.iter().filter(|pod| crate::status::is_ready(pod)).count();
+        if i32::try_from(ready).is_ok_and(|ready| ready >= wanted) {
+            return Ok(());
+        }
+        match changes.try_next().await {
+            Ok(Some(_)) => {}
+            Ok(None) => bail!("the watch of the pods of {name} ended"),
+            // Tried again with growing delays; the caller has a deadline.
+            Err(error) => eprintln!("  {name}: {error}"),
+        }
+    }
 }
 
 /// Follows an object until it is as wanted.

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use clap::{Args, Subcommand, ValueEnum};
 pub(crate) use self::show::titled;
+use clap::{Args, Subcommand, ValueEnum};
 use lab::{Lab, LabError, Options, Place, Spec};
 
 /// A laboratory on this machine.

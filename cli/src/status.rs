@@ -126,8 +126,11 @@ pub(crate) async fn gather_all(
         }
         statuses.push(status);
     }
-    let labelled: Vec<String> =
-        namespaces.iter().filter(|n| n.labels().get(MODE).is_some_and(|m| m == "ambient")).map(ResourceExt::name_any).collect();
+    let labelled: Vec<String> = namespaces
+        .iter()
+        .filter(|n| n.labels().get(MODE).is_some_and(|m| m == "ambient"))
+        .map(ResourceExt::name_any)
+        .collect();
     let shown = pods.iter().filter_map(|pod| pod_status(pod, &labelled, &known)).collect();
     Ok((Status { nodes: statuses, pods: shown }, agents))
 }
@@ -178,7 +181,9 @@ fn pod_status(pod: &Pod, labelled: &[String], known: &BTreeMap<String, Value>) -
         ("failed", ..) => text("error"),
         ("captured", Wanted::No, _) => "no label wants it here any more".to_owned(),
         (_, _, 0) => String::new(),
-        (_, _, clear) => format!("{clear} connections older than the enrolment go on in clear; restart the pod to end them"),
+        (_, _, clear) => {
+            format!("{clear} connections older than the enrolment go on in clear; restart the pod to end them")
+        }
     };
     Some(PodStatus {
         namespace: pod.namespace().unwrap_or_default(),
@@ -245,7 +250,8 @@ mod tests {
         }
         let failed = pod_status(&plain, &labelled, &reports(json!({"state": "failed", "error": "why"}))).unwrap();
         assert_eq!(failed.note, "why");
-        let clear = pod_status(&plain, &labelled, &reports(json!({"state": "captured", "clearConnections": 2}))).unwrap();
+        let clear =
+            pod_status(&plain, &labelled, &reports(json!({"state": "captured", "clearConnections": 2}))).unwrap();
         assert!(clear.note.starts_with("2 connections"), "{}", clear.note);
     }
 }

@@ -26,6 +26,7 @@ use redirect_loader::Redirector;
 use zds::agent::Server;
 
 pub(crate) use entry::{Entry, HostEnd, Netns, Wish};
+pub(crate) use leave::SETTLE;
 pub(crate) use pod::Phase;
 use pod::{Pod, Stay, Trouble};
 use proxies::Proxy;

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use identity::{CertificateState, State};
+use directory::Snapshot;
+use identity::{CertificateState, Described, State, describe};
 use mesh::Direction;
+use mesh::service::Service;
 use serde::Serialize;
 use telemetry::timestamp::Timestamp;
 use xds::local;
@@ -63,7 +65,7 @@ impl Dump {
         let state = pods.all().into_iter().map(|pod| (pod.uid().clone(), pod_state(shared, &pod)));
         Self {
             workloads: directory.workloads().map(|w| local::Workload::from(&**w)).collect(),
-            services: directory.services().map(|s| local::Service::from(&**s)).collect(),
+            services: directory.services().map(|s| with_endpoints(s, &directory)).collect(),
             policies: policies.iter().map(|p| local::Policy::from(&**p)).collect(),
             certificates: shared.identities.dump().iter().map(Certificates::from).collect(),
             workload_state: state.collect(),
@@ -104,17 +106,21 @@ struct Certificate {
     expiration_time: Option<Timestamp>,
 }
 
+impl From<Described> for Certificate {
+    fn from(told: Described) -> Self {
+        let facts = told.facts.as_ref();
+        Self {
+            pem: told.pem.clone(),
+            serial_number: facts.map(|f| f.serial.clone()).unwrap_or_default(),
+            valid_from: facts.map(|f| Timestamp(f.not_before)),
+            expiration_time: facts.map(|f| Timestamp(f.not_after)),
+        }
+    }
+}
+
 impl From<&CertificateState> for Certificates {
     fn from(held: &CertificateState) -> Self {
-        let (from, until) = (held.valid_from.map(Timestamp), held.expires.map(Timestamp));
-        let part = |(at, pem): (usize, &String)| Certificate {
-            pem: pem.clone(),
-            // The manager knows the leaf's numbers; who wants those of the others reads their PEM.
-            serial_number: if at == 0 { held.serial.clone() } else { String::new() },
-            valid_from: from.filter(|_| at == 0),
-            expiration_time: until.filter(|_| at == 0),
-        };
-        let roots = Some(held.roots_pem.clone()).filter(|pem| !pem.is_empty());
+        let told = |pem: &str| describe(pem).into_iter().map(Certificate::from).collect::<Vec<_>>();
         Self {
             identity: held.identity.to_string(),
             state: match held.state {
@@ -123,11 +129,54 @@ impl From<&CertificateState> for Certificates {
                 State::Initializing => "Initializing",
                 State::Unavailable => "Unavailable",
             },
-            cert_chain: held.chain_pem.iter().enumerate().map(part).collect(),
-            root_certs: roots
-                .map(|pem| Certificate { pem, serial_number: String::new(), valid_from: None, expiration_time: None })
-                .into_iter()
-                .collect(),
+            cert_chain: held.chain_pem.iter().flat_map(|pem| told(pem)).collect(),
+            root_certs: told(&held.roots_pem),
         }
+    }
+}
+
+/// A service with its endpoints, which discovery tells with the workloads.
+fn with_endpoints(service: &Service, directory: &Snapshot) -> local::Service {
+    let key = service.key().to_string();
+    let endpoints = directory.endpoints(&key).map(|workload| {
+        let own = workload.services.get(&*key);
+        // A port of the workload's own goes before the service's (discovery.md 3).
+        let target = |(port, target): (&u16, &u16)| (*port, *own.and_then(|own| own.0.get(port)).unwrap_or(target));
+        let endpoint = local::Endpoint {
+            workload_uid: workload.uid.to_string(),
+            port: service.ports.0.iter().map(target).collect(),
+            status: local::Workload::from(&**workload).status,
+        };
+        (workload.uid.to_string(), endpoint)
+    });
+    local::Service { endpoints: endpoints.collect(), ..local::Service::from(service) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use mesh::workload::{PortMap, Workload};
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_service_is_told_with_its_endpoints_as_istioctl_counts_them() {
+        let mut directory = Snapshot::default();
+        let service = Service {
+            name: "web".into(),
+            namespace: "shop".into(),
+            hostname: "web.shop.svc.cluster.local".into(),
+            ports: PortMap(BTreeMap::from([(80, 8080), (90, 0)])),
+            ..Service::default()
+        };
+        let ports = PortMap(BTreeMap::from([(90, 9090)]));
+        let services = BTreeMap::from([(service.key().to_string().into(), ports)]);
+        directory.insert_workload(Workload { uid: "c//Pod/shop/web-1".into(), services, ..Workload::default() });
+        let told = serde_json::to_value(with_endpoints(&service, &directory)).unwrap();
+        let endpoint =
+            json!({"workloadUid": "c//Pod/shop/web-1", "port": {"80": 8080, "90": 9090}, "status": "Healthy"});
+        assert_eq!(told["endpoints"], json!({"c//Pod/shop/web-1": endpoint}));
     }
 }

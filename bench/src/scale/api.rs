@@ -115,9 +115,13 @@ impl Api {
         self.0.version.send_replace(version);
     }
 
-    /// Serves on a thread of its own, until what it gives back is dropped.
+    /// Serves on loopback, on a thread of its own, until what it gives back is dropped.
     pub(crate) fn serve(&self) -> Result<Serving> {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").context("the scripted API server")?;
+        self.serve_on(std::net::TcpListener::bind("127.0.0.1:0").context("the scripted API server")?)
+    }
+
+    /// The same, where a listener listens.
+    pub(crate) fn serve_on(&self, listener: std::net::TcpListener) -> Result<Serving> {
         listener.set_nonblocking(true)?;
         let (address, api) = (listener.local_addr()?, self.clone());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -5,7 +5,7 @@
 //! hundred pods, and on each node a node proxy, as whom its client calls.
 
 use std::fmt::Write;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use serde_json::{Value, json};
 
@@ -79,7 +79,8 @@ impl Pod {
             "app.kubernetes.io/name": app, "app.kubernetes.io/part-of": "scale"});
         let flag = if running { "True" } else { "False" };
         let at = "2026-01-01T00:00:00Z";
-        let condition = |kind: &str| json!({"type": kind, "status": flag, "lastProbeTime": null, "lastTransitionTime": at});
+        let condition =
+            |kind: &str| json!({"type": kind, "status": flag, "lastProbeTime": null, "lastTransitionTime": at});
         let mut status = json!({
             "phase": if running { "Running" } else { "Pending" }, "qosClass": "Burstable", "startTime": at,
             "conditions": CONDITIONS.map(condition),
@@ -149,13 +150,37 @@ fn managed(at: &str) -> Value {
 
 /// The pod of a node's proxy.
 pub(crate) fn proxy(number: usize) -> Value {
-    let ip = Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 0, 0, 1)) + number as u32).to_string();
-    json!({
-        "apiVersion": "v1", "kind": "Pod",
-        "metadata": {"name": proxy_name(number), "namespace": SYSTEM, "uid": uid("proxy", number), "labels": {"app": PROXY}},
-        "spec": {"nodeName": node(number), "serviceAccountName": PROXY, "containers": [{"name": PROXY}]},
-        "status": {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}], "conditions": [{"type": "Ready", "status": "True"}]},
-    })
+    let ip = Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 0, 0, 1)) + number as u32).into();
+    let name = proxy_name(number);
+    let pod = Plain { namespace: SYSTEM, name: &name, uid: &uid("proxy", number), account: PROXY, node: &node(number) };
+    pod.object(&[ip], false)
+}
+
+/// A pod of which only this matters.
+pub(crate) struct Plain<'a> {
+    pub(crate) namespace: &'a str,
+    pub(crate) name: &'a str,
+    pub(crate) uid: &'a str,
+    pub(crate) account: &'a str,
+    pub(crate) node: &'a str,
+}
+
+impl Plain<'_> {
+    /// The object; `enrolled` = its traffic is captured.
+    pub(crate) fn object(&self, addresses: &[IpAddr], enrolled: bool) -> Value {
+        let ips: Vec<Value> = addresses.iter().map(|ip| json!({"ip": ip})).collect();
+        let mut pod = json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": self.name, "namespace": self.namespace, "uid": self.uid, "labels": {"app": self.name}},
+            "spec": {"nodeName": self.node, "serviceAccountName": self.account, "containers": [{"name": "app"}]},
+            "status": {"phase": "Running", "podIP": addresses.first(), "podIPs": ips,
+                "conditions": [{"type": "Ready", "status": "True"}]},
+        });
+        if enrolled {
+            pod["metadata"]["annotations"] = json!({"ambient.istio.io/redirection": "enabled"});
+        }
+        pod
+    }
 }
 
 pub(crate) fn proxy_name(number: usize) -> String {
@@ -167,10 +192,10 @@ pub(crate) fn node(number: usize) -> String {
 }
 
 /// A node. Another zone makes all of its workloads different.
-pub(crate) fn node_object(number: usize, zone: usize) -> Value {
+pub(crate) fn node_object(name: &str, zone: usize) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Node",
-        "metadata": {"name": node(number), "uid": uid("node", number), "labels": {"kubernetes.io/hostname": node(number),
+        "metadata": {"name": name, "uid": name, "labels": {"kubernetes.io/hostname": name,
             "topology.kubernetes.io/region": "region-1", "topology.kubernetes.io/zone": format!("zone-{zone}")}},
         "spec": {}, "status": {},
     })

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -25,7 +25,10 @@ pub(crate) struct Folder(PathBuf);
 
 impl Folder {
     pub(crate) fn new() -> Result<Self> {
-        let path = std::env::temp_dir().join(format!("culvert-scale-{}", std::process::id()));
+        Self::at(std::env::temp_dir().join(format!("culvert-scale-{}", std::process::id())))
+    }
+
+    pub(crate) fn at(path: PathBuf) -> Result<Self> {
         std::fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
         let made = Self(path);
         made.certificates()?;
@@ -36,7 +39,7 @@ impl Folder {
         self.0.join(name)
     }
 
-    fn write(&self, name: &str, text: impl AsRef<[u8]>) -> Result<PathBuf> {
+    pub(crate) fn write(&self, name: &str, text: impl AsRef<[u8]>) -> Result<PathBuf> {
         let path = self.path(name);
         std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(path)
@@ -74,8 +77,7 @@ pub(crate) struct Program {
 impl Program {
     fn start(name: &'static str, folder: &Folder, config: &Value) -> Result<Self> {
         let path = folder.write(&format!("{name}.yaml"), config.to_string())?;
-        let own = std::env::current_exe().context("own path")?;
-        let program = own.parent().context("own folder")?.join(name);
+        let program = built(name)?;
         let log = folder.path(&format!("{name}.log"));
         let output = File::create(&log)?;
         let child = Command::new(&program)
@@ -85,7 +87,7 @@ impl Program {
             .stdout(output.try_clone()?)
             .stderr(output)
             .spawn()
-            .with_context(|| format!("cannot start {}; build it in the same profile", program.display()))?;
+            .with_context(|| format!("cannot start {}", program.display()))?;
         Ok(Self { name, child, log })
     }
 
@@ -178,7 +180,8 @@ impl Control {
     }
 }
 
-fn synced(admin: SocketAddr, pod: &str) -> Result<bool> {
+/// Whether a pod's proxy has acknowledged everything, as `/debug/clients` says.
+pub(crate) fn synced(admin: SocketAddr, pod: &str) -> Result<bool> {
     let clients: Vec<Value> = serde_json::from_str(&get(admin, "/debug/clients")?)?;
     let one = clients.iter().find(|c| c["node"].as_str().is_some_and(|n| n.contains(pod)));
     let types = one.and_then(|c| c["types"].as_object());
@@ -208,7 +211,7 @@ pub(crate) fn free_ports<const N: usize>() -> Result<[SocketAddr; N]> {
     addresses.try_into().map_err(|_| anyhow::anyhow!("ports"))
 }
 
-fn kubeconfig(api: SocketAddr) -> Value {
+pub(crate) fn kubeconfig(api: SocketAddr) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Config", "current-context": "script",
         "clusters": [{"name": "script", "cluster": {"server": format!("http://{api}")}}],
@@ -229,12 +232,10 @@ pub(crate) fn get(address: SocketAddr, path: &str) -> Result<String> {
     Ok(body.to_owned())
 }
 
-/// Whether the path of a program is there, before anything is started.
-pub(crate) fn check_built() -> Result<()> {
+/// A program of the profile that bench was built in.
+pub(crate) fn built(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe().context("own path")?;
-    for name in ["culvert-control", "ztunnel"] {
-        let program = own.parent().unwrap_or(Path::new(".")).join(name);
-        ensure!(program.exists(), "{} is not built; build it in the same profile as bench", program.display());
-    }
-    Ok(())
+    let program = own.with_file_name(name);
+    ensure!(program.exists(), "{} is not built; build it in the same profile as bench", program.display());
+    Ok(program)
 }

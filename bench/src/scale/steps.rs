@@ -16,12 +16,12 @@ const SETTLE: Duration = Duration::from_secs(1);
 const KIB: f64 = 1024.0;
 const MIB: f64 = 1024.0 * 1024.0;
 
-/// Pods of a node, as the script fills them.
-fn fill(size: Size) -> Api {
+/// A cluster of a size, as the script serves it.
+pub(crate) fn fill(size: Size) -> Api {
     let api = Api::new();
     let names = (0..size.namespaces()).map(|n| objects::namespace(n * 10)).chain([SYSTEM.to_owned()]);
     api.place(names.enumerate().map(|(number, name)| objects::namespace_object(&name, number)));
-    api.place((0..size.nodes()).map(|number| objects::node_object(number, 1)));
+    api.place((0..size.nodes()).map(|number| objects::node_object(&objects::node(number), 1)));
     api.place((0..size.nodes()).map(objects::proxy));
     api.place((0..size.services).map(objects::service_object));
     api.place((0..size.services).map(|service| objects::slice_object(service, &members(size, service, 0), size)));
@@ -122,13 +122,14 @@ pub(crate) fn full(settings: &Settings, folder: &Folder, table: &mut Table) -> R
     add("first.bytes-per-node", "MiB", nodes.notes().bytes as f64 / MIB / nodes.count as f64);
     add("first.control.rss-peak", "MiB", control.program.peak()?);
     std::thread::sleep(SETTLE);
+    add("first.control.rss-after", "MiB", control.program.resident()?);
     // Another zone for every node: every workload is different.
     nodes.forget();
     control.program.forget_peak()?;
     proxy.forget_peak()?;
     let (cpu, proxy_cpu, began) = (control.program.cpu()?, proxy.cpu()?, Instant::now());
     for number in 0..size.nodes() {
-        api.apply(objects::node_object(number, 2));
+        api.apply(objects::node_object(&objects::node(number), 2));
     }
     nodes.until("every workload", |notes| notes.workloads >= size.workloads() * nodes.count)?;
     add("push.all-nodes", "s", began.elapsed().as_secs_f64());

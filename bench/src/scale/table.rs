@@ -61,7 +61,14 @@ impl Table {
     pub(crate) fn print(&self, settings: &Settings) {
         println!(
             "{} CPUs; {} round(s); {} pods, {} services, {} pods replaced a second for {} s; {} pods in the full push; {} nodes and one proxy",
-            cpus(), settings.rounds, settings.pods, settings.services, settings.rate, settings.seconds, settings.full, settings.nodes
+            cpus(),
+            settings.rounds,
+            settings.pods,
+            settings.services,
+            settings.rate,
+            settings.seconds,
+            settings.full,
+            settings.nodes
         );
         if let Some([least, middle, most]) = spread(&self.others) {
             let percent = |share: f64| format!("{:.0} %", share * 100.0);

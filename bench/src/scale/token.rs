@@ -24,7 +24,12 @@ pub(crate) struct Pod {
 
 /// The token of a node's proxy.
 pub(crate) fn token(number: usize) -> String {
-    let pod = Pod { name: proxy_name(number), uid: uid("proxy", number) };
+    bound(&proxy_name(number), &uid("proxy", number))
+}
+
+/// A token bound to a pod.
+pub(crate) fn bound(name: &str, uid: &str) -> String {
+    let pod = Pod { name: name.to_owned(), uid: uid.to_owned() };
     let payload = Payload { aud: ["istio-ca".to_owned()], exp: END, pod };
     // Texts and numbers only: cannot fail.
     let text = serde_json::to_vec(&payload).unwrap_or_default();

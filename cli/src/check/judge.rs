@@ -72,7 +72,11 @@ fn version(facts: &Facts) -> Line {
     if facts.version >= KUBERNETES {
         ok(id, format!("Kubernetes {major}.{minor}"))
     } else {
-        fail(id, format!("Kubernetes {major}.{minor} is too old"), format!("update to {}.{} or newer", KUBERNETES.0, KUBERNETES.1))
+        fail(
+            id,
+            format!("Kubernetes {major}.{minor} is too old"),
+            format!("update to {}.{} or newer", KUBERNETES.0, KUBERNETES.1),
+        )
     }
 }
 
@@ -84,25 +88,38 @@ fn definitions(facts: &Facts) -> Line {
     let missing: Vec<String> = crds().iter().map(ResourceExt::name_any).filter(|name| !there.contains(name)).collect();
     match missing.is_empty() {
         true => ok(id, "all resource definitions are there"),
-        false => fail(id, format!("missing: {}", missing.join(", ")), "culvert install makes them, as does the chart culvert-crds"),
+        false => fail(
+            id,
+            format!("missing: {}", missing.join(", ")),
+            "culvert install makes them, as does the chart culvert-crds",
+        ),
     }
 }
 
 fn clock(facts: &Facts) -> Line {
     let id = "cluster.clock";
     let Some((theirs, ours)) = facts.clocks else {
-        return warn(id, "the API server's clock cannot be read", "allow creating a ConfigMap in `default` (dry run only)");
+        return warn(
+            id,
+            "the API server's clock cannot be read",
+            "allow creating a ConfigMap in `default` (dry run only)",
+        );
     };
     let skew = theirs.as_second() - ours.as_second();
     match skew.abs() <= SKEW_SECONDS {
         true => ok(id, "the API server's clock is ours"),
-        false => warn(id, format!("the API server's clock differs from this machine's by {skew} s"), "synchronise the clocks (NTP)"),
+        false => warn(
+            id,
+            format!("the API server's clock differs from this machine's by {skew} s"),
+            "synchronise the clocks (NTP)",
+        ),
     }
 }
 
 fn kernel(node: &Node) -> Line {
     let id = "node.kernel";
-    let text = node.status.as_ref().and_then(|s| s.node_info.as_ref()).map(|i| i.kernel_version.clone()).unwrap_or_default();
+    let text =
+        node.status.as_ref().and_then(|s| s.node_info.as_ref()).map(|i| i.kernel_version.clone()).unwrap_or_default();
     let mut numbers = text.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().unwrap_or(0));
     let found = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     let name = node.name_any();
@@ -144,8 +161,16 @@ fn deployment(facts: &Facts, name: &str) -> Line {
     let ready = found.status.as_ref().and_then(|s| s.ready_replicas).unwrap_or(0);
     match (ready, ready >= wanted) {
         (_, true) => ok(id, format!("{name}: {ready} of {wanted} ready")),
-        (0, _) => fail(id, format!("{name}: none of {wanted} is ready{}", reason(facts, name)), format!("kubectl logs -n NAMESPACE deploy/{name}")),
-        _ => warn(id, format!("{name}: {ready} of {wanted} ready{}", reason(facts, name)), format!("kubectl logs -n NAMESPACE deploy/{name}")),
+        (0, _) => fail(
+            id,
+            format!("{name}: none of {wanted} is ready{}", reason(facts, name)),
+            format!("kubectl logs -n NAMESPACE deploy/{name}"),
+        ),
+        _ => warn(
+            id,
+            format!("{name}: {ready} of {wanted} ready{}", reason(facts, name)),
+            format!("kubectl logs -n NAMESPACE deploy/{name}"),
+        ),
     }
 }
 
@@ -179,11 +204,21 @@ fn programs(node: &Node, facts: &Facts) -> Vec<Line> {
             ok(id, format!("{name}: {what} is ready"))
         } else {
             let why = pods.iter().find_map(|p| trouble(p)).unwrap_or_else(|| "no ready pod".to_owned());
-            fail(id, format!("{name}: no {what}: {why}"), format!("kubectl logs -n NAMESPACE -l app.kubernetes.io/name={app}"))
+            fail(
+                id,
+                format!("{name}: no {what}: {why}"),
+                format!("kubectl logs -n NAMESPACE -l app.kubernetes.io/name={app}"),
+            )
         });
     }
-    if let Some(error) = facts.status.iter().flat_map(|s| &s.nodes).find(|n| n.name == name).and_then(|n| n.error.as_ref()) {
-        lines.push(fail("node.status", format!("{name}: {error}"), "see the agent's log; the API server must reach the kubelet"));
+    if let Some(error) =
+        facts.status.iter().flat_map(|s| &s.nodes).find(|n| n.name == name).and_then(|n| n.error.as_ref())
+    {
+        lines.push(fail(
+            "node.status",
+            format!("{name}: {error}"),
+            "see the agent's log; the API server must reach the kubelet",
+        ));
     }
     lines.extend(facts.agents.get(&name).into_iter().flat_map(|agent| agent_says(&name, agent)));
     lines
@@ -221,7 +256,11 @@ fn versions(facts: &Facts) -> Line {
     others.dedup();
     match others.is_empty() {
         true => ok(id, format!("every program is {ours}, as this one")),
-        false => warn(id, format!("this is {ours}, and there runs {}", others.join(", ")), "update the one that is older; one minor version apart is supported"),
+        false => warn(
+            id,
+            format!("this is {ours}, and there runs {}", others.join(", ")),
+            "update the one that is older; one minor version apart is supported",
+        ),
     }
 }
 
@@ -230,16 +269,25 @@ fn roots(facts: &Facts) -> Vec<Line> {
     // Where Istio publishes none either (ca.md 5), and namespaces that end.
     let exempt = ["kube-public", "kube-node-lease", "local-path-storage"];
     let wanted = facts.namespaces.iter().filter(|n| n.metadata.deletion_timestamp.is_none()).map(ResourceExt::name_any);
-    let missing: Vec<String> = wanted.filter(|n| !exempt.contains(&n.as_str()) && !facts.roots.contains_key(n)).collect();
+    let missing: Vec<String> =
+        wanted.filter(|n| !exempt.contains(&n.as_str()) && !facts.roots.contains_key(n)).collect();
     let mut lines = vec![match missing.is_empty() {
         true => ok(id, format!("ConfigMap {ROOTS} is in every namespace")),
-        false => fail(id, format!("ConfigMap {ROOTS} is missing in {}", missing.join(", ")), "the authority writes it; see its log"),
+        false => fail(
+            id,
+            format!("ConfigMap {ROOTS} is missing in {}", missing.join(", ")),
+            "the authority writes it; see its log",
+        ),
     }];
     let mut bundles: Vec<&String> = facts.roots.values().collect();
     bundles.sort_unstable();
     bundles.dedup();
     if bundles.len() > 1 {
-        lines.push(warn(id, "namespaces hold different roots", "the authority repairs them within seconds; see its log"));
+        lines.push(warn(
+            id,
+            "namespaces hold different roots",
+            "the authority repairs them within seconds; see its log",
+        ));
     }
     lines.extend(bundles.first().map(|pem| expiry(pem)));
     lines
@@ -283,13 +331,19 @@ fn enrolled(facts: &Facts) -> Vec<Line> {
     let Some(status) = &facts.status else { return Vec::new() };
     let bad: Vec<_> = status.pods.iter().filter(|p| matches!(&*p.state, "missing" | "failed")).collect();
     let clear: u64 = status.pods.iter().map(|p| p.clear_connections).sum();
-    let mut lines: Vec<Line> =
-        bad.iter().map(|p| fail(id, format!("{}/{} is {}: {}", p.namespace, p.name, p.state, p.note), "culvert status")).collect();
+    let mut lines: Vec<Line> = bad
+        .iter()
+        .map(|p| fail(id, format!("{}/{} is {}: {}", p.namespace, p.name, p.state, p.note), "culvert status"))
+        .collect();
     if bad.is_empty() {
         lines.push(ok(id, format!("{} pods are in the mesh", status.pods.len())));
     }
     if clear > 0 {
-        lines.push(warn(id, format!("{clear} connections older than their pod's enrolment go on in clear"), "restart these pods; culvert status names them"));
+        lines.push(warn(
+            id,
+            format!("{clear} connections older than their pod's enrolment go on in clear"),
+            "restart these pods; culvert status names them",
+        ));
     }
     lines
 }
@@ -301,7 +355,10 @@ fn tunnels(facts: &Facts) -> Vec<Line> {
     if blocked.is_empty() {
         return vec![ok(id, "no NetworkPolicy keeps tunnels (TCP 15008) from pods in the mesh")];
     }
-    blocked.into_iter().map(|(policy, patch)| fail(id, format!("NetworkPolicy {policy} keeps tunnels (TCP 15008) out"), patch)).collect()
+    blocked
+        .into_iter()
+        .map(|(policy, patch)| fail(id, format!("NetworkPolicy {policy} keeps tunnels (TCP 15008) out"), patch))
+        .collect()
 }
 
 #[cfg(test)]

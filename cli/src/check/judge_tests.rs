@@ -76,14 +76,20 @@ fn an_installation_that_is_not_there_fails_in_each_of_its_parts() {
 #[test]
 fn a_program_that_does_not_start_tells_its_last_words() {
     let mut facts = well();
-    facts.own = vec![of(json!({"metadata": {"name": "culvert-node-x", "labels": {"app.kubernetes.io/name": "culvert-node"}},
+    facts.own = vec![of(
+        json!({"metadata": {"name": "culvert-node-x", "labels": {"app.kubernetes.io/name": "culvert-node"}},
         "spec": {"nodeName": "n1", "containers": [{"name": "node", "image": "culvert.dev/culvert-node:0.0.1"}]},
         "status": {"containerStatuses": [{"name": "node", "ready": false, "image": "", "imageID": "", "restartCount": 3,
             "state": {"waiting": {"reason": "CrashLoopBackOff"}},
-            "lastState": {"terminated": {"exitCode": 1, "message": "this node cannot capture pods:\n  sk_lookup is missing"}}}]}}))];
+            "lastState": {"terminated": {"exitCode": 1, "message": "this node cannot capture pods:\n  sk_lookup is missing"}}}]}}),
+    )];
     let agent = line(&facts, false, "node.agent");
     assert_eq!(agent.state, State::Fail);
-    assert!(agent.what.contains("CrashLoopBackOff: this node cannot capture pods:;   sk_lookup is missing"), "{}", agent.what);
+    assert!(
+        agent.what.contains("CrashLoopBackOff: this node cannot capture pods:;   sk_lookup is missing"),
+        "{}",
+        agent.what
+    );
     let versions = line(&facts, false, "mesh.version");
     assert!(versions.state == State::Warn && versions.what.contains("culvert-node:0.0.1"), "{versions:?}");
 }

@@ -81,7 +81,11 @@ fn pod(pod: &Pod) -> Option<Finding> {
         Some(Finding { severity, object, what: what.to_owned(), remedy: remedy.to_owned() })
     };
     if spec.host_network == Some(true) {
-        return note(Severity::Note, "is on the node's network and stays out of the mesh", "give it a network of its own, or leave it out");
+        return note(
+            Severity::Note,
+            "is on the node's network and stays out of the mesh",
+            "give it a network of its own, or leave it out",
+        );
     }
     if pod.annotations().contains_key("sidecar.istio.io/status") {
         return note(Severity::Note, "has a sidecar and stays out of the mesh", "remove the sidecar and restart it");
@@ -90,13 +94,19 @@ fn pod(pod: &Pod) -> Option<Finding> {
     if OTHER_KERNELS.iter().any(|k| runtime.contains(k)) {
         return note(
             Severity::Breaks,
-            &format!("runs under runtime class {runtime:?}, whose sockets cannot be captured: its TCP would be dropped"),
+            &format!(
+                "runs under runtime class {runtime:?}, whose sockets cannot be captured: its TCP would be dropped"
+            ),
             "label the pod istio.io/dataplane-mode=none",
         );
     }
     let ports = spec.containers.iter().flat_map(|c| c.ports.iter().flatten()).map(|p| p.container_port);
     if let Some(port) = ports.into_iter().find(|p| matches!(p, 15001 | 15006 | 15008)) {
-        return note(Severity::Breaks, &format!("listens on port {port}, which is the mesh's in every pod"), "move it to another port");
+        return note(
+            Severity::Breaks,
+            &format!("listens on port {port}, which is the mesh's in every pod"),
+            "move it to another port",
+        );
     }
     None
 }

@@ -41,26 +41,25 @@ fn up(name: &str, same: SameNode) -> Result<Lab> {
     Ok(Lab::up(&spec, &Options { keep: std::env::var_os("KEEP").is_some(), ..Options::default() })?)
 }
 
-fn revocation(name: &str, same: SameNode) {
+fn revocation(lab: Lab, same: SameNode) {
     let mut checks = Checks::new();
-    let lab = up(name, same).unwrap();
     checks.check("live connections of the holder are cut, in both directions, and no others", || live(&lab, same));
     checks.check("afterwards: the holder's calls, until its proxy has another certificate", || afterwards(&lab));
     checks.check("a list without it: the certificate counts again", || taken_back(&lab));
     if std::env::var_os("KEEP").is_none() {
-        lab.down().unwrap();
+        checks.check("the lab comes down", || Ok(lab.down()?));
     }
     checks.finish();
 }
 
 #[test]
 fn revoked_between_and_within_nodes() {
-    revocation("revocation", SameNode::Mtls);
+    revocation(up("revocation", SameNode::Mtls).unwrap(), SameNode::Mtls);
 }
 
 #[test]
 fn revoked_where_a_node_connects_its_pods_directly() {
-    revocation("revocation-direct", SameNode::Direct);
+    revocation(up("revocation-direct", SameNode::Direct).unwrap(), SameNode::Direct);
 }
 
 fn hold(lab: &Lab, pairs: &[(&str, &str)]) -> Result<Vec<(String, Load)>> {

@@ -17,6 +17,10 @@ const ANNOUNCING: Duration = Duration::from_secs(10);
 /// How often an ending pod is looked at: it costs a walk over all processes, and a container takes about a second to end.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// How long a pod that captures no more is kept before it is looked at whether it is idle: a connect that was captured in the
+/// last moment has its SYN sent again after 1 s (RFC 6298 2), and is a connection well within the rest.
+pub(crate) const SETTLE: Duration = Duration::from_millis(1500);
+
 impl Agent {
     /// A pod is not wanted any more and lives on.
     pub(super) fn depart(&mut self, uid: &Arc<str>) {
@@ -46,16 +50,21 @@ impl Agent {
     pub(super) fn leave(&mut self, uid: &Arc<str>) {
         let leave = self.leave;
         let Some(pod) = self.pods.get_mut(uid) else { return };
-        let deadline = match pod.stay {
-            Stay::Leaving { deadline } => deadline,
-            Stay::Wanted | Stay::Announced { .. } | Stay::Ending { .. } => Instant::now() + leave,
+        let now = Instant::now();
+        let (settled, deadline) = match pod.stay {
+            Stay::Leaving { settled, deadline } => (settled, deadline),
+            Stay::Wanted | Stay::Announced { .. } | Stay::Ending { .. } => (now + SETTLE, now + leave),
         };
-        pod.stay = Stay::Leaving { deadline };
+        pod.stay = Stay::Leaving { settled, deadline };
         // The fd that we hold keeps the namespace; its handle is what says whether the pod is there.
         if pod.entry.netns.is_gone() {
             return self.forget(uid);
         }
-        let how = if Instant::now() >= deadline { Leave::Force } else { Leave::WhenIdle };
+        let how = match now {
+            now if now >= deadline => Leave::Force,
+            now if now >= settled => Leave::WhenIdle,
+            _ => Leave::Begin,
+        };
         match self.redirector.unenroll(pod.netns.as_fd(), how) {
             Ok(Left::Gone) => self.gone(uid, None),
             Ok(Left::Captured(connections)) => pod.phase = Phase::Leaving { connections },

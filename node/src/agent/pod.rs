@@ -51,6 +51,8 @@ pub(super) enum Stay {
     },
     /// Lets go of captured connections; what is left then is closed.
     Leaving {
+        /// From then on it is gone as soon as nothing captured is left.
+        settled: Instant,
         deadline: Instant,
     },
     /// Its processes end; looked at again then.

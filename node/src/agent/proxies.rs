@@ -95,7 +95,9 @@ impl Agent {
         let Some(pod) = self.pods.get_mut(uid) else { return };
         pod.ready.insert(generation);
         // A pod that somebody serves is handed over when the new proxy has everything (design: it takes over when ready).
-        if (synced || pod.phase != Phase::Captured) && self.may_take(connection, &[uid.clone()]).contains(uid) {
+        if (synced || pod.phase != Phase::Captured)
+            && self.may_take(connection, std::slice::from_ref(uid)).contains(uid)
+        {
             self.activate(uid, generation);
         }
     }

@@ -119,7 +119,10 @@ impl Check for KubernetesConfig {
         for (index, account) in self.proxy_accounts.iter().enumerate() {
             if parts(account).is_none() {
                 let what = format!("{account:?} is no service account");
-                report.at("/proxyAccounts").at(index).mistake(what, "write namespace/name, such as istio-system/ztunnel");
+                report
+                    .at("/proxyAccounts")
+                    .at(index)
+                    .mistake(what, "write namespace/name, such as istio-system/ztunnel");
             }
         }
         if self.kubelet_port == 0 {

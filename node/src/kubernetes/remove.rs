@@ -14,6 +14,7 @@ use super::facts::PodFacts;
 use super::hands::{Hands, MANAGER};
 use super::order::PodRef;
 use super::run::{installer, source};
+use crate::agent::SETTLE;
 use crate::config::{Config, KubernetesConfig};
 use crate::find::Finder;
 use crate::meters::Meters;
@@ -115,9 +116,13 @@ async fn release(config: &Config, kubernetes: &KubernetesConfig) -> Vec<String> 
         left.extend(namespaces.into_iter().find(|n| cookie_of(n.as_fd()).is_ok_and(|c| c == pod.cookie)));
     }
     let mut failed = Vec::new();
-    let deadline = Instant::now() + config.leave_deadline.0;
+    let begun = Instant::now();
     while !left.is_empty() {
-        let how = if Instant::now() >= deadline { Leave::Force } else { Leave::WhenIdle };
+        let how = match begun.elapsed() {
+            passed if passed >= config.leave_deadline.0 => Leave::Force,
+            passed if passed >= SETTLE => Leave::WhenIdle,
+            _ => Leave::Begin,
+        };
         left.retain(|netns| match redirector.unenroll(netns.as_fd(), how) {
             Ok(Left::Gone) => false,
             Ok(Left::Captured(connections)) => {

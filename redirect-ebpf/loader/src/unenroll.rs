@@ -19,6 +19,9 @@ use crate::{EnrollError, RedirectError, Redirector, pins, routing, sockets, tc};
 /// What to do with connections that are still captured.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Leave {
+    /// Only stop capturing: nothing is taken away, however idle the pod looks. A connect that was captured in this very moment is
+    /// not a connection yet and cannot be counted; with the rules gone its packets would go where nobody knows them.
+    Begin,
     /// Wait for them: call again until [`Left::Gone`].
     WhenIdle,
     /// Close them now.
@@ -55,7 +58,7 @@ impl Redirector {
         inside(netns, || tc::detach(programs::DNS, &dns)).map_err(failed)??;
         let captured =
             inside(netns, || captured(leave)).map_err(failed)?.map_err(|source| EnrollError::Sockets { source })?;
-        if captured != 0 {
+        if captured != 0 || leave == Leave::Begin {
             return Ok(Left::Captured(captured));
         }
         inside(netns, || routing::down(&addresses)).map_err(failed)??;

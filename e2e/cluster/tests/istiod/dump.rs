@@ -101,7 +101,12 @@ pub(crate) fn certificates(cluster: &Cluster, tools: &Tools) -> Result<()> {
             ensure!(of(format!("{role}-{foreign}")).is_none(), "{role}-{foreign} on {node}: {all:?}");
             let leaf = |row: &&Vec<String>| row[0].ends_with(&format!("/sa/{role}-{own}")) && row[1] == "Leaf";
             let row = rows.iter().find(leaf).with_context(|| format!("{rows:?}"))?;
-            ensure!(row[3] == "true", "not valid: {row:?}");
+            // Name, type, state, validity, serial number, end and begin.
+            ensure!(row[2] == "Available" && row[3] == "true" && row.len() == 7, "{row:?}");
+            ensure!(row[4].len() > 8 && row[4].bytes().all(|b| b.is_ascii_hexdigit()), "no serial number: {row:?}");
+            let root = |row: &&Vec<String>| row[0].ends_with(&format!("/sa/{role}-{own}")) && row[1] == "Root";
+            let row = rows.iter().find(root).with_context(|| format!("{rows:?}"))?;
+            ensure!(row[3] == "true", "the root is not valid: {row:?}");
         }
     }
     Ok(())

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::Child;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use e2e_cluster::{Cluster, eventually};
 use serde_json::{Value, json};
 
@@ -16,6 +16,8 @@ use crate::common::{SOON, list, workspace};
 const HUB: &str = "172.30.0.1";
 /// Port of istiod's discovery and authority, both by TLS.
 const PORT: u16 = 15012;
+/// Port of its readiness; 8080, the usual one, is CoreDNS' here.
+const READINESS: u16 = 15080;
 /// istiod loads everything that it watches before it is ready: ten seconds on a quiet machine.
 const READY: Duration = Duration::from_secs(120);
 
@@ -38,7 +40,8 @@ impl Istiod {
             &format!("--secureGRPCAddr=:{PORT}"),
             "--grpcAddr=:15010",
         ]);
-        command.args(["--monitoringAddr=:15014", "--domain", "cluster.local"]);
+        let plain = format!("--httpAddr=127.0.0.1:{READINESS}");
+        command.args(["--monitoringAddr=:15014", &plain, "--domain", "cluster.local"]);
         let environment = [
             ("POD_NAME", "istiod"),
             ("POD_NAMESPACE", "istio-system"),
@@ -53,12 +56,14 @@ impl Istiod {
         ];
         let child = command.envs(environment).current_dir(folder).stdout(log.try_clone()?).stderr(log).spawn();
         let mut istiod = Self { child: child.context("istiod")? };
-        eventually("istiod", READY, || {
-            if let Some(status) = istiod.child.try_wait()? {
-                anyhow::bail!("it ended ({status})");
-            }
-            run(cluster, "curl".as_ref(), &["-sS", "-f", "-m", "2", "http://127.0.0.1:8080/ready"])
+        let url = format!("http://127.0.0.1:{READINESS}/ready");
+        let ended = eventually("istiod", READY, || match istiod.child.try_wait()? {
+            Some(status) => Ok(Some(status)),
+            None => run(cluster, "curl".as_ref(), &["-sS", "-f", "-m", "2", &url]).map(|_| None),
         })?;
+        if let Some(status) = ended {
+            bail!("istiod ended ({status})");
+        }
         Ok(istiod)
     }
 
