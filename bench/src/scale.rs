@@ -80,16 +80,18 @@ pub(crate) fn run(settings: &Settings) -> Result<()> {
         say(round, "full push");
         steps::full(settings, &folder, &mut table)?;
     }
+    let mut live = Ok(());
     if !settings.no_lab {
         eprintln!("[{:6.1} s] live requests during full pushes", began.elapsed().as_secs_f64());
-        live::run(settings, &mut table)?;
+        live = live::run(settings, &mut table);
     }
+    // What was measured is not lost with what was not.
     table.print(settings);
     eprintln!("[{:6.1} s] done", began.elapsed().as_secs_f64());
-    match &settings.json {
-        Some(file) => std::fs::write(file, table.json()).with_context(|| format!("cannot write {}", file.display())),
-        None => Ok(()),
+    if let Some(file) = &settings.json {
+        std::fs::write(file, table.json()).with_context(|| format!("cannot write {}", file.display()))?;
     }
+    live
 }
 
 impl Settings {

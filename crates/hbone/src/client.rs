@@ -238,6 +238,10 @@ where
             me.end();
             return done.map_err(ConnectionError::from);
         }
+        // Retired with streams: the destination is said to be gone, or the connection is full; the first may be true.
+        if link.active() > 0 && me.shared.requests().is_none() {
+            me.pulse.doubt(cx);
+        }
         match me.pulse.poll(cx, link.active() > 0) {
             Beat::Fine => Poll::Pending,
             Beat::Idle => {

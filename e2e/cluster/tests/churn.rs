@@ -21,8 +21,8 @@ use mesh::shop::{self, PORT};
 use mesh::wire::Capture;
 use serde_json::{Value, json};
 
-/// 32 addresses a node, of which the cluster's own pods take some: a new pod soon gets the address of one that is gone.
-const FEW: u8 = 27;
+/// 16 addresses a node, of which the cluster's own pods and the shop take ten: a new pod soon gets the address of one that is gone.
+const FEW: u8 = 28;
 /// How long pods come and go: long enough for every address to have changed hands, short enough for a suite.
 const TURNS: usize = 40;
 /// Pods that are there at a time.

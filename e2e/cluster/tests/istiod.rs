@@ -37,12 +37,9 @@ const IN_FORCE: Duration = Duration::from_secs(10);
 const LEFT_OUT: &[(&str, &str)] = &[
     (
         "istio-cni",
-        "its image holds iptables and is not made of a Go module alone; Culvert's agent enrols the pods instead",
+        "its image is iptables and ipset around a Go program, and none can be pulled; Culvert's agent enrols instead",
     ),
-    (
-        "stock proxies on other nodes",
-        "Istio's ztunnel is no Go module and no image can be pulled; the lab's wire tests stand for it",
-    ),
+    ("stock proxies on other nodes", "Istio's ztunnel is no Go module, and no image can be pulled"),
     (
         "answered look-ups (DNS_CAPTURE)",
         "with Istio's variables they are expected by istio-cni's redirection; names are left to the cluster's DNS",

@@ -277,6 +277,38 @@ fn a_silent_peer_is_left_and_its_streams_are_lost() {
 }
 
 #[test]
+fn a_destination_that_is_said_to_be_gone_is_asked_at_once() {
+    run(async {
+        let (pool, _wire, mut ends) = scripted(ClientLimits::default());
+        let ask = || {
+            let pool = pool.clone();
+            spawn_local(async move { open(&pool, "a").await })
+        };
+        // One that is there answers, and its stream goes on.
+        let task = ask();
+        let mut server = serve(ends.recv().await.unwrap(), ServerLimits::default());
+        let far = accept(&mut server).await;
+        let (mut near, _send) = task.await.unwrap().stream.split();
+        pool.evict("a", Evict::WhenIdle);
+        let more = tokio::time::timeout(Duration::from_millis(2500), near.data());
+        let (more, accepted) = tokio::join!(more, tokio::time::timeout(Duration::from_millis(2500), server.accept()));
+        assert!(more.is_err() && accepted.is_err(), "a live stream was cut");
+        drop(far.split());
+        // One that is silent loses its streams long before the next PING would be due.
+        let task = ask();
+        let mut peer = RawPeer::server(ends.recv().await.unwrap()).await;
+        peer.expect(HEADERS).await;
+        peer.send(HEADERS, END_HEADERS, 1, [0x88]).await;
+        let (mut recv, _send) = task.await.unwrap().stream.split();
+        let begun = std::time::Instant::now();
+        pool.evict("a", Evict::WhenIdle);
+        peer.expect(PING).await;
+        assert_eq!(recv.data().await, Err(Broken::Lost));
+        assert!(begun.elapsed() < ClientLimits::default().ping_every, "{:?}", begun.elapsed());
+    });
+}
+
+#[test]
 fn a_reset_of_the_application_crosses_the_tunnel_both_ways() {
     run(async {
         let (pool, _wire, mut ends) = scripted(ClientLimits::default());

@@ -127,8 +127,6 @@ pub(crate) fn agent(cluster: &Cluster) -> Result<()> {
         "--set=node.cgroupRoot=/sys/fs/cgroup/unified/${NODE_NAME}",
         "--set=node.proxyAccounts={istio-system/ztunnel}",
         "--set=image.pullPolicy=Never",
-        // See the list of what is left out.
-        "--set=mesh.dns.enabled=false",
     ];
     let mut arguments = vec!["manifest", "generate"];
     arguments.extend(settings);
