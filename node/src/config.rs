@@ -152,7 +152,10 @@ mod tests {
             ("kubernetes: {cni: {deadline: 200s}}\n", "kubelet"),
             ("kubernetes: {kubeletPort: 0}\n", "kubeletPort"),
             ("kubernetes: {systemNamespace: ''}\n", "systemNamespace"),
-            ("kubernetes: {proxyAccounts: [istio-system/ztunnel, ztunnel, /x, a/b/c]}\n", "kubernetes.proxyAccounts[1]"),
+            (
+                "kubernetes: {proxyAccounts: [istio-system/ztunnel, ztunnel, /x, a/b/c]}\n",
+                "kubernetes.proxyAccounts[1]",
+            ),
             ("kubernetes: {proxyAccounts: [a/b/c]}\n", "kubernetes.proxyAccounts[0]"),
         ] {
             let found = mistakes(&format!("{base}{rest}"));

@@ -23,8 +23,11 @@ const NEEDED: [Right; 3] = [
 ];
 
 /// For DNS, where Culvert captures: answers come from the name server's own port 53, which is a privileged one.
-const FOR_DNS: Right =
-    Right { name: "NET_BIND_SERVICE", bit: 10, purpose: "answering DNS queries from port 53; or set dns.enabled: false" };
+const FOR_DNS: Right = Right {
+    name: "NET_BIND_SERVICE",
+    bit: 10,
+    purpose: "answering DNS queries from port 53; or set dns.enabled: false",
+};
 
 /// Capabilities that the process lacks.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -49,7 +52,8 @@ pub(crate) fn check(dns: bool) -> Result<(), io::Error> {
 fn missing(status: &str, dns: bool) -> Result<(), Missing> {
     let line = status.lines().find_map(|l| l.strip_prefix("CapEff:"));
     let held = line.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()).unwrap_or(0);
-    let lacking: Vec<Right> = NEEDED.into_iter().chain(dns.then_some(FOR_DNS)).filter(|right| held & (1 << right.bit) == 0).collect();
+    let lacking: Vec<Right> =
+        NEEDED.into_iter().chain(dns.then_some(FOR_DNS)).filter(|right| held & (1 << right.bit) == 0).collect();
     if lacking.is_empty() { Ok(()) } else { Err(Missing(lacking)) }
 }
 

@@ -13,8 +13,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::spawn_local;
 
 use crate::{
-    Bond,
-    Broken, ClientLimits, Dial, DialTimings, Dialled, Head, Headers, Opened, Pool, PoolKey, PoolStats, RecvHalf,
+    Bond, Broken, ClientLimits, Dial, DialTimings, Dialled, Head, Headers, Opened, Pool, PoolKey, PoolStats, RecvHalf,
     ResponseHeaders, SendHalf, Server, ServerLimits, TunnelStream, serve,
 };
 
