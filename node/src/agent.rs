@@ -51,6 +51,8 @@ pub(crate) struct Parts {
     pub(crate) finder: Finder,
     /// How long captured connections of a leaving pod may go on.
     pub(crate) leave: Duration,
+    /// How long connections older than their pod's enrolment may go on in clear; `None` = until they end.
+    pub(crate) clear: Option<Duration>,
     pub(crate) manner: Manner,
 }
 
@@ -62,6 +64,7 @@ pub(crate) struct Agent {
     /// The agent's own network namespace, which holds the pods' host interfaces.
     host: OwnedFd,
     leave: Duration,
+    clear: Option<Duration>,
     manner: Manner,
     pods: BTreeMap<Arc<str>, Pod>,
     /// Wanted pods with which something failed.
@@ -73,10 +76,10 @@ pub(crate) struct Agent {
 
 impl Agent {
     pub(crate) fn new(parts: Parts) -> io::Result<Self> {
-        let Parts { redirector, server, finder, leave, manner } = parts;
+        let Parts { redirector, server, finder, leave, clear, manner } = parts;
         let host = fs::File::open("/proc/self/ns/net")?.into();
         let (pods, troubles, proxies) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Ok(Self { redirector, server, finder, host, leave, manner, pods, troubles, proxies, allowed: None })
+        Ok(Self { redirector, server, finder, host, leave, clear, manner, pods, troubles, proxies, allowed: None })
     }
 
     /// Brings the pods in line with what is wanted.
@@ -110,12 +113,15 @@ impl Agent {
                 Stay::Wanted | Stay::Announced { .. } | Stay::Ending { .. } => {}
             }
         }
+        let clear = |p: &&Pod| p.clear_until.is_some_and(|until| until <= now);
+        let over: Vec<Arc<str>> = self.pods.iter().filter(|(_, p)| clear(p)).map(|(uid, _)| uid.clone()).collect();
+        over.iter().for_each(|uid| self.end_clear(uid));
         if self.manner != Manner::File {
             let due: Vec<Entry> = self.troubles.values().filter(|t| t.again <= now).map(|t| t.entry.clone()).collect();
             due.into_iter().for_each(|entry| self.want(entry));
         }
         let retry = self.manner != Manner::File && !self.troubles.is_empty();
-        retry || self.pods.values().any(|p| !p.is_wanted())
+        retry || self.pods.values().any(|p| !p.is_wanted() || p.clear_until.is_some())
     }
 
     /// Enrols a pod unless it stands as wanted, or failed a moment ago.

@@ -49,6 +49,10 @@ pub struct Config {
     /// How long captured connections of a pod that leaves the mesh may go on before they are closed.
     #[serde(default = "defaults::leave")]
     pub leave_deadline: Span,
+    /// How long connections that are older than their pod's enrolment may go on in clear before they are closed. Absent: until
+    /// they end by themselves.
+    #[serde(default)]
+    pub clear_deadline: Option<Span>,
     /// Level of messages, or levels by module.
     #[serde(default)]
     pub log_level: Option<String>,

@@ -44,7 +44,11 @@ pub(crate) async fn follow(
     loop {
         tokio::select! {
             event = events.recv() => match event {
-                Some(event) => agent.proxy(event),
+                Some(event) => {
+                    agent.proxy(event);
+                    // A pod may have been captured, whose old connections have a deadline.
+                    leaving = true;
+                }
                 None => bail!("the hand-over socket is gone"),
             },
             changed = watcher.changed() => {

@@ -36,6 +36,7 @@ fn addresses_that_change_hands_lead_nobody_astray() -> Result<()> {
     cluster.load_images(&common::workspace().join("target/images"))?;
     let mut arguments = vec!["install"];
     arguments.extend(VALUES);
+    arguments.push("--set=node.clearDeadline=3s");
     culvert(&cluster, &arguments)?;
     let done = churn(&cluster);
     if done.is_err() {
@@ -52,8 +53,13 @@ fn churn(cluster: &Cluster) -> Result<()> {
         json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "churn", "namespace": "shop"},
         "spec": {"selector": {"role": "churn"}, "ports": [{"port": PORT}]}}),
     ]))?;
+    let old = Calls::start(cluster, "client-one", Kind::Hold, &shop::address(cluster, "server-two")?)?;
     culvert(cluster, &["enroll", "ns/shop"])?;
     shop::until_enrolled(cluster, common::SOON)?;
+    // It is older than the enrolment and goes on in clear, until its time is over.
+    let seen = old.wait_for_end(common::SOON)?;
+    println!("      {seen}");
+    ensure!(seen.good > 100 && !seen.is_good(), "a connection in clear outlived clearDeadline: {seen}");
     for index in 0..ALIVE {
         cluster.apply(&server(index).to_string())?;
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::time::Instant;
 
 use redirect_loader::{Enrolled, HostLink, Link, PodSpec, cookie_of, peer_index};
 use zds::WorkloadInfo;
@@ -40,6 +41,8 @@ impl Agent {
         let netns = entry.netns.open().map_err(named)?;
         let cookie = cookie_of(netns.as_fd()).map_err(named)?;
         let known = self.redirector.pods()?.into_iter().find(|p| p.cookie == cookie);
+        // Of one that an earlier agent captured; the time begins anew.
+        let clear_until = self.clear.filter(|_| known.is_some()).map(|after| Instant::now() + after);
         let mut phase = Phase::Waiting { refusing: !entry.running };
         let mut ready = BTreeSet::new();
         // A pod that is captured already (this agent was restarted, or the pod comes back) is repaired and stays with
@@ -57,7 +60,7 @@ impl Agent {
             service_account: entry.service_account.as_str().into(),
         };
         self.server.add(uid, &info, netns.fd())?;
-        Ok(Pod { entry: entry.clone(), netns, cookie, phase, ready, stay: Stay::Wanted, others: Vec::new() })
+        Ok(Pod { entry: entry.clone(), netns, cookie, phase, ready, stay: Stay::Wanted, clear_until, others: Vec::new() })
     }
 
     fn capture(&mut self, netns: &Held, entry: &Entry, generation: Option<u32>) -> Result<Enrolled, PodError> {
@@ -93,14 +96,27 @@ impl Agent {
         };
         match done {
             Ok(()) => {
+                let clear_until = self.clear.filter(|_| first).map(|after| Instant::now() + after);
                 if let Some(pod) = self.pods.get_mut(uid) {
                     pod.phase = Phase::Captured;
+                    pod.clear_until = clear_until.or(pod.clear_until);
                 }
             }
             Err(error) => {
                 tracing::warn!(pod = %uid, %error, "pod cannot be captured");
                 self.failed(uid, entry, error.to_string());
             }
+        }
+    }
+
+    /// Closes what is older than a pod's enrolment and still goes on in clear: its time is over.
+    pub(super) fn end_clear(&mut self, uid: &Arc<str>) {
+        let Some(pod) = self.pods.get_mut(uid) else { return };
+        pod.clear_until = None;
+        match self.redirector.close_old_connections(pod.netns.as_fd()) {
+            Ok(0) => {}
+            Ok(closed) => tracing::info!(pod = %uid, closed, "connections older than the enrolment closed"),
+            Err(error) => tracing::warn!(pod = %uid, %error, "connections older than the enrolment cannot be closed"),
         }
     }
 

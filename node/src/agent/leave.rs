@@ -153,8 +153,8 @@ impl Agent {
             };
             let stay = Stay::Announced { until: Instant::now() + ANNOUNCING };
             let ready = [stranger.active].into_iter().filter(|g| *g != 0).collect();
-            let pod =
-                Pod { entry, netns, cookie: stranger.cookie, phase: Phase::Captured, ready, stay, others: Vec::new() };
+            let (cookie, phase) = (stranger.cookie, Phase::Captured);
+            let pod = Pod { entry, netns, cookie, phase, ready, stay, clear_until: None, others: Vec::new() };
             self.pods.insert(stranger.uid.as_str().into(), pod);
         }
     }

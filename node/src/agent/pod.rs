@@ -69,6 +69,8 @@ pub(super) struct Pod {
     /// Generations whose listeners stand.
     pub(super) ready: BTreeSet<u32>,
     pub(super) stay: Stay,
+    /// When its connections that are older than its enrolment are closed.
+    pub(super) clear_until: Option<Instant>,
     /// Names of its interfaces that are not captured.
     pub(super) others: Vec<String>,
 }

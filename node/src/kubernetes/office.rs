@@ -121,6 +121,8 @@ impl Office {
     /// Follows a proxy.
     pub(super) fn proxy(&mut self, event: zds::agent::Event) {
         self.agent.proxy(event);
+        // A pod may have been captured, whose old connections have a deadline.
+        self.busy = true;
         if self.report(Instant::now()) {
             self.settle();
         }

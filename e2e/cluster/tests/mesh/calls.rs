@@ -86,7 +86,7 @@ impl Calls {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let lines = follow(child.stdout.take().context("no stdout")?);
         let calls = Self { child, lines, kind };
-        calls.until(|line| line["works"] == true).with_context(|| format!("{pod} -> {to}: no call was answered"))?;
+        calls.until(PATIENCE, |line| line["works"] == true).with_context(|| format!("{pod} -> {to}: no call was answered"))?;
         Ok(calls)
     }
 
@@ -99,27 +99,25 @@ impl Calls {
         }
     }
 
+    /// Waits until they end by themselves, as a held connection that is cut.
+    pub(crate) fn wait_for_end(mut self, limit: Duration) -> Result<Seen> {
+        let last = self.until(limit, |line| line["good"].is_u64())?;
+        drop(self.child.stdin.take());
+        self.child.wait()?;
+        Ok(seen(&last))
+    }
+
     /// Ends them and says what became of all.
     pub(crate) fn finish(mut self) -> Result<Seen> {
         drop(self.child.stdin.take());
-        let last = self.until(|line| line["good"].is_u64())?;
+        let last = self.until(PATIENCE, |line| line["good"].is_u64())?;
         let status = self.child.wait()?;
         ensure!(status.success(), "the calls ended with {status}");
-        let text = |key: &str| match &last[key] {
-            Value::Null => String::new(),
-            Value::String(text) => text.clone(),
-            other => other.to_string(),
-        };
-        Ok(Seen {
-            good: last["good"].as_u64().unwrap_or_default(),
-            failed: text("failed"),
-            end: text("end"),
-            slowest: last["slowestMs"].as_u64().unwrap_or_default(),
-        })
+        Ok(seen(&last))
     }
 
-    fn until(&self, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
-        let deadline = Instant::now() + PATIENCE;
+    fn until(&self, limit: Duration, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+        let deadline = Instant::now() + limit;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let line =
@@ -136,6 +134,20 @@ impl Drop for Calls {
     fn drop(&mut self) {
         // One that was finished is gone already.
         self.child.kill().and_then(|()| self.child.wait()).ok();
+    }
+}
+
+fn seen(last: &Value) -> Seen {
+    let text = |key: &str| match &last[key] {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    Seen {
+        good: last["good"].as_u64().unwrap_or_default(),
+        failed: text("failed"),
+        end: text("end"),
+        slowest: last["slowestMs"].as_u64().unwrap_or_default(),
     }
 }
 
