@@ -72,9 +72,10 @@ pub(crate) struct Pulse {
     timer: Pin<Box<Sleep>>,
 }
 
-/// How long a peer has to acknowledge the PING of [`Pulse::doubt`]. Round trips within a cluster take milliseconds, a lost
+/// How long a peer that is said to be gone has to show that it is not: by acknowledging the PING of [`Pulse::doubt`], or by
+/// letting a dial that is under way come to its end. Round trips within a cluster take milliseconds, a lost
 /// segment is sent again after 200 ms (Linux' least); a pod that was killed with its network never answers.
-const DOUBT: Duration = Duration::from_secs(2);
+pub(crate) const DOUBT: Duration = Duration::from_secs(2);
 
 impl Pulse {
     pub(crate) fn new(pings: Option<PingPong>, every: Duration, timeout: Duration, idle: Duration) -> Self {

@@ -8,7 +8,7 @@ use super::state::TunnelId;
 use super::types::{Bond, Dial, DialTimings, Evict, PoolKey, PoolStats};
 use super::{Inner, types};
 use crate::client::{self, Client, ClientDriver};
-use crate::pulse::ConnectionError;
+use crate::pulse::{ConnectionError, DOUBT};
 
 /// Why there is no connection.
 #[derive(Debug)]
@@ -82,10 +82,20 @@ impl<D: Dial> Inner<D> {
         });
     }
 
-    pub(super) fn evict(&self, which: impl Fn(&PoolKey) -> bool, how: Evict) {
-        let tunnels = self.state.borrow_mut().evict(which, how);
+    pub(super) fn evict(self: &Rc<Self>, which: impl Fn(&PoolKey) -> bool, how: Evict) {
+        let (tunnels, dials) = self.state.borrow_mut().evict(which, how);
         for tunnel in tunnels {
             tunnel.evict(how);
+        }
+        // A pod that was killed does not answer a SYN either: who waits for it is not to wait for the dial's whole time.
+        for (key, round) in dials {
+            let inner = Rc::downgrade(self);
+            tokio::task::spawn_local(async move {
+                tokio::time::sleep(DOUBT).await;
+                if let Some(inner) = inner.upgrade() {
+                    inner.state.borrow_mut().give_up(&key, round);
+                }
+            });
         }
     }
 

@@ -227,6 +227,13 @@ fn eviction_also_reaches_a_dial_under_way() {
         let opened = task.await.unwrap().unwrap();
         assert_eq!(pool.stats().keys, 0);
         roundtrip(opened, b"served".to_vec()).await;
+        // A dial that does not come to its end soon is not waited for.
+        let task = ask();
+        until(&pool, |s| s.waiting == 1).await;
+        let begun = std::time::Instant::now();
+        pool.evict("gated", Evict::WhenIdle);
+        assert!(matches!(task.await.unwrap(), Err(OpenError::TimedOut(_))));
+        assert!(begun.elapsed() < ClientLimits::default().dial_timeout, "{:?}", begun.elapsed());
     });
 }
 

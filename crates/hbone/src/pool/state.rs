@@ -57,6 +57,8 @@ struct Slot<E> {
     tunnels: Vec<Tunnel>,
     waiters: VecDeque<Waiter<E>>,
     dialling: bool,
+    /// Counts the dials, so that one can be told from the next.
+    round: u64,
     evicted: Option<Evict>,
     no_spread_before: Option<Instant>,
 }
@@ -149,14 +151,21 @@ impl<E> State<E> {
     }
 
     /// Takes the connections of some keys out; the caller drops them outside of any borrow.
-    pub(super) fn evict(&mut self, which: impl Fn(&PoolKey) -> bool, how: Evict) -> Vec<Tunnel> {
-        let mut out = Vec::new();
+    ///
+    /// Also tells which dials are under way, by key and round.
+    pub(super) fn evict(
+        &mut self,
+        which: impl Fn(&PoolKey) -> bool,
+        how: Evict,
+    ) -> (Vec<Tunnel>, Vec<(Rc<PoolKey>, u64)>) {
+        let (mut out, mut dials) = (Vec::new(), Vec::new());
         for slot in self.slots.values_mut().filter(|s| which(&s.key)) {
             out.append(&mut slot.tunnels);
             if how == Evict::Now {
                 slot.fail(&Failure::Closed);
             }
             if slot.dialling {
+                dials.push((slot.key.clone(), slot.round));
                 // The harsher of two evictions holds.
                 slot.evicted = match slot.evicted {
                     Some(Evict::Now) => Some(Evict::Now),
@@ -165,7 +174,15 @@ impl<E> State<E> {
             }
         }
         self.slots.retain(|_, s| !s.is_empty());
-        out
+        (out, dials)
+    }
+
+    /// Lets those who wait for a dial wait no longer, when it is still the same one.
+    pub(super) fn give_up(&mut self, key: &PoolKey, round: u64) {
+        if let Some(slot) = self.slots.get_mut(key).filter(|s| s.dialling && s.round == round && s.evicted.is_some()) {
+            slot.fail(&Failure::TimedOut);
+        }
+        self.forget_if_empty(key);
     }
 
     pub(super) fn stats(&self, stats: &mut PoolStats) {
@@ -203,6 +220,7 @@ impl<E> Slot<E> {
             tunnels: Vec::new(),
             waiters: VecDeque::new(),
             dialling: false,
+            round: 0,
             evicted: None,
             no_spread_before: None,
         }
@@ -214,6 +232,7 @@ impl<E> Slot<E> {
 
     fn begin_dial(&mut self) -> Rc<PoolKey> {
         self.dialling = true;
+        self.round += 1;
         self.key.clone()
     }
 
