@@ -124,13 +124,15 @@ impl Pulse {
         Beat::Fine
     }
 
-    /// Asks at once, and only once, whether the peer is still there: its destination is said to be gone. One that is there
-    /// answers and its streams go on; without an answer they would hang until the next PING times out.
+    /// Asks at once whether the peer is still there, and from now on every [`DOUBT`]: its destination is said to be gone. One
+    /// that is there answers and its streams go on; of a pod that is killed some seconds after its object they would hang until
+    /// the next PING times out.
     pub(crate) fn doubt(&mut self, cx: &mut Context<'_>) {
         if std::mem::replace(&mut self.doubted, true) {
             return;
         }
         let now = Instant::now();
+        (self.every, self.timeout) = (self.every.min(DOUBT), self.timeout.min(DOUBT));
         if let Pinging::Waiting(_) = self.state {
             self.send(cx, now);
         }
