@@ -60,7 +60,16 @@ impl Agent {
             service_account: entry.service_account.as_str().into(),
         };
         self.server.add(uid, &info, netns.fd())?;
-        Ok(Pod { entry: entry.clone(), netns, cookie, phase, ready, stay: Stay::Wanted, clear_until, others: Vec::new() })
+        Ok(Pod {
+            entry: entry.clone(),
+            netns,
+            cookie,
+            phase,
+            ready,
+            stay: Stay::Wanted,
+            clear_until,
+            others: Vec::new(),
+        })
     }
 
     fn capture(&mut self, netns: &Held, entry: &Entry, generation: Option<u32>) -> Result<Enrolled, PodError> {

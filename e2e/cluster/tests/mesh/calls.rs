@@ -86,7 +86,9 @@ impl Calls {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let lines = follow(child.stdout.take().context("no stdout")?);
         let calls = Self { child, lines, kind };
-        calls.until(PATIENCE, |line| line["works"] == true).with_context(|| format!("{pod} -> {to}: no call was answered"))?;
+        calls
+            .until(PATIENCE, |line| line["works"] == true)
+            .with_context(|| format!("{pod} -> {to}: no call was answered"))?;
         Ok(calls)
     }
 
