@@ -43,11 +43,13 @@ pub(crate) async fn remove(config: &Config, kubernetes: &KubernetesConfig) -> Ve
     if let Err(error) = Redirector::unload(&config.bpffs) {
         failed.push(format!("programs and pins: {error}"));
     }
-    match std::fs::remove_file(&kubernetes.cni.socket) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            failed.push(format!("{}: {error}", kubernetes.cni.socket.display()));
+    for socket in config.sockets().iter().chain([&kubernetes.cni.socket]) {
+        match std::fs::remove_file(socket) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                failed.push(format!("{}: {error}", socket.display()));
+            }
+            _ => {}
         }
-        _ => {}
     }
     failed
 }

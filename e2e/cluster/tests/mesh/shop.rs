@@ -208,7 +208,12 @@ pub(crate) fn nothing_left(cluster: &Cluster) -> Result<()> {
         ensure!(!rules.contains("lookup 100") && !rules.contains("dev lo"), "{pod}: {rules}");
     }
     for node in cluster.nodes() {
-        for path in ["/sys/fs/bpf/culvert", "/opt/cni/bin/culvert-cni", "/var/run/culvert/cni.sock"] {
+        for path in [
+            "/sys/fs/bpf/culvert",
+            "/opt/cni/bin/culvert-cni",
+            "/var/run/culvert/cni.sock",
+            "/var/run/ztunnel/ztunnel.sock",
+        ] {
             ensure!(!node.path(Path::new(path)).exists(), "{}: {path} is still there", node.name());
         }
         let folder = node.path("/etc/cni/net.d");
