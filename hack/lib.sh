@@ -1,4 +1,6 @@
 # Sourced by the scripts beside it: progress, time, and one clear error.
+# What a test says at its end must be what failed: anyhow prints a backtrace of forty lines after each cause otherwise.
+export RUST_BACKTRACE=0
 say() { printf '\n==> %s\n' "$*"; }
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 stage_names=() stage_seconds=()

@@ -2,7 +2,8 @@
 
 use std::error::Error;
 
-const FILES: [&str; 5] = ["workload.proto", "authorization.proto", "discovery.proto", "ca.proto", "zds.proto"];
+const FILES: [&str; 6] =
+    ["workload.proto", "authorization.proto", "discovery.proto", "ca.proto", "zds.proto", "routing.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=wire");

@@ -33,7 +33,15 @@ pub mod zds {
     tonic::include_proto!("istio.workload.zds");
 }
 
+/// What waypoints know of services: routes, policies, settings.
+#[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated")]
+pub mod routing {
+    tonic::include_proto!("culvert.routing.v1");
+}
+
 /// Type URL of `workload::Address` resources.
 pub const ADDRESS_TYPE: &str = "type.googleapis.com/istio.workload.Address";
 /// Type URL of `security::Authorization` resources.
 pub const AUTHORIZATION_TYPE: &str = "type.googleapis.com/istio.security.Authorization";
+/// Type URL of `routing::Service` resources.
+pub const ROUTING_TYPE: &str = "type.googleapis.com/culvert.routing.v1.Service";
