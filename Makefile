@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 export CULVERT_CACHE ?= $(HOME)/.cache/culvert
 
-.PHONY: help setup build demo test unit lab check fmt clippy deny tidy check-ebpf ebpf bench clean cluster cluster-images cluster-down test-cluster test-interop
+.PHONY: help setup build demo test unit lab check fmt clippy deny tidy check-ebpf ebpf bench clean cluster cluster-images cluster-down test-cluster test-cluster-long test-interop conformance
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -68,8 +68,14 @@ cluster-down: ## remove the cluster, also after a crash
 test-cluster: ## tests on such a cluster (root)
 	@hack/cluster-test.sh
 
-test-interop: ## our proxy in Istio's own DaemonSet under a real istiod, on such a cluster (root)
+test-cluster-long: ## pods that come and go for two minutes, one a second, while they are called (root)
+	@CULVERT_CHURN=120 hack/cluster-test.sh addresses_that_change_hands
+
+test-interop: ## our proxy under a real istiod; Istio's beside ours (CULVERT_STOCK_ZTUNNEL=binary); on such a cluster (root)
 	@hack/interop-test.sh
+
+conformance: ## the Gateway API's own conformance suite for a mesh, on such a cluster (root; RUN=MeshBasic for one test)
+	@hack/conformance.sh
 
 clean: ## remove what was built
 	@cargo clean

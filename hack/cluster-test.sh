@@ -11,5 +11,6 @@ stage "images" cargo run --quiet --locked -p xtask -- image
 stage "charts, judged by Helm" cargo test --locked -p culvert --test helm -- --include-ignored
 # Whatever ends a test, nothing stays.
 trap 'status=$?; target/debug/e2e-cluster down >/dev/null || status=1; times; exit $status' EXIT
-# What runs under an istiod has a target of its own: `make test-interop`.
-stage "tests" cargo test --locked -p e2e-cluster -- --include-ignored --nocapture --test-threads=1 --skip istiod "$@"
+# What runs under an istiod or beside Istio's proxy, and the conformance suite, have targets of their own: `make test-interop`,
+# `make conformance`.
+stage "tests" cargo test --locked -p e2e-cluster -- --include-ignored --nocapture --test-threads=1 --skip istio --skip conformance "$@"

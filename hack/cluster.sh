@@ -56,9 +56,7 @@ build() { # sources folder binary ldflags
         # One package at a time and politely: a Rust build may run beside it.
         nice -n 10 go build -p "${CULVERT_GO_JOBS:-1}" -v -trimpath -mod=readonly \
             -ldflags "-s -w $ldflags" -o "$folder/.$binary" . 2>&1 |
-            awk '/^go: downloading/ { next }
-                 !/[ :]/ { if (++n % 100 == 0) { print "    " n " packages compiled"; fflush() } next }
-                 { print > "/dev/stderr" }'
+            count_packages
     ) || die "could not build $binary; the lines above say why (the Go module proxy must be reachable)"
     mv "$folder/.$binary" "$folder/$binary"
 }

@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
-# `make test-interop`: our proxy in Istio's own DaemonSet, under a real istiod in a real cluster on this machine.
+# `make test-interop`: our proxy in Istio's own DaemonSet under a real istiod, and Istio's own proxy beside ours under our control
+# plane, in a real cluster on this machine. Istio's proxy is no Go module: the second needs a binary that you built, named in
+# CULVERT_STOCK_ZTUNNEL.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . hack/lib.sh
@@ -10,5 +12,9 @@ stage "istiod, istioctl, helm and Istio's charts" hack/tools.sh helm istiod isti
 stage "programs" cargo build --locked --workspace
 stage "images" cargo run --quiet --locked -p xtask -- image
 # Whatever ends a test, nothing stays.
-trap 'status=$?; target/debug/e2e-cluster down >/dev/null || status=1; times; exit $status' EXIT
-stage "tests" cargo test --locked -p e2e-cluster --test istiod -- --include-ignored --nocapture "$@"
+trap 'status=$?; target/debug/e2e-cluster down >/dev/null || status=1; times; skipped; exit $status' EXIT
+skipped() {
+    [ -n "${CULVERT_STOCK_ZTUNNEL:-}" ] ||
+        echo "SKIPPED: Istio's proxy beside ours: build it from github.com/istio/ztunnel and name the binary in CULVERT_STOCK_ZTUNNEL"
+}
+stage "tests" cargo test --locked -p e2e-cluster --test istiod --test stock -- --include-ignored --nocapture --test-threads=1 "$@"

@@ -17,3 +17,9 @@ times() {
     local i
     for i in "${!stage_names[@]}"; do printf '%6d s  %s\n' "${stage_seconds[$i]}" "${stage_names[$i]}"; done
 }
+# Shows how far a `go build -v` is; what is neither a package nor a download is its complaint.
+count_packages() {
+    awk '/^go: downloading/ { next }
+         !/[ :]/ { if (++n % 100 == 0) { print "    " n " packages compiled"; fflush() } next }
+         { print > "/dev/stderr" }'
+}

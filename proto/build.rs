@@ -2,8 +2,16 @@
 
 use std::error::Error;
 
-const FILES: [&str; 6] =
-    ["workload.proto", "authorization.proto", "discovery.proto", "ca.proto", "zds.proto", "routing.proto"];
+const FILES: [&str; 8] = [
+    "workload.proto",
+    "authorization.proto",
+    "discovery.proto",
+    "ca.proto",
+    "zds.proto",
+    "routing.proto",
+    "ext_authz.proto",
+    "ext_proc.proto",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=wire");

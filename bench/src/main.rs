@@ -2,11 +2,12 @@
 //!
 //! `docs/performance.md` says how each number is made. Where to look: `site` (the lab, its two forms), `run` (the order),
 //! `work` (figures under load), `memory` (figures of size), `usage` (what `/proc` says), `report`, `load` (what runs
-//! inside the pods), and `scale` (a large cluster, by a script).
+//! inside the pods), `scale` (a large cluster, by a script), and `routes` (the router of waypoints).
 
 mod load;
 mod memory;
 mod report;
+mod routes;
 mod run;
 mod scale;
 mod site;
@@ -83,6 +84,11 @@ impl Settings {
 
 #[derive(Subcommand)]
 enum Inside {
+    /// What routes cost: one request among 10 000 routes, a change of 1 of 10 000 Services, memory. Without a lab or root.
+    Routes {
+        #[command(flatten)]
+        settings: routes::Settings,
+    },
     /// What a large cluster costs: 10 000 pods of which 50 a second change, and a full push of 70 000. Without a lab.
     Scale {
         #[command(flatten)]
@@ -104,6 +110,7 @@ fn main() -> ExitCode {
     }
     let outcome = match cli.inside {
         Some(Inside::Load { role }) => role.run(),
+        Some(Inside::Routes { settings }) => routes::run(&settings),
         Some(Inside::Scale { settings }) => scale::run(&settings),
         None => run::run(&settings),
     };

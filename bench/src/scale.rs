@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use objects::Size;
 use programs::Folder;
@@ -49,12 +49,26 @@ pub(crate) struct Settings {
     /// Leave out the live requests during full pushes, which need a lab and root.
     #[arg(long)]
     no_lab: bool,
+    /// Only this part; may be given several times.
+    #[arg(long, value_enum)]
+    only: Vec<Part>,
     /// Requests a second of the live requests.
     #[arg(long, default_value_t = 500)]
     requests: u64,
     /// Writes all values to this file.
     #[arg(long)]
     json: Option<PathBuf>,
+}
+
+/// What can be measured alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Pods change.
+    Change,
+    /// All nodes connect, and everything changes at once.
+    Full,
+    /// Live requests during full pushes.
+    Live,
 }
 
 /// Measures, and prints the table.
@@ -75,13 +89,17 @@ pub(crate) fn run(settings: &Settings) -> Result<()> {
     let say = |round: u32, what: &str| eprintln!("[{:6.1} s] round {round}: {what}", began.elapsed().as_secs_f64());
     for round in 1..=settings.rounds {
         let folder = Folder::new()?;
-        say(round, "pods change");
-        steps::churn(settings, &folder, &mut table)?;
-        say(round, "full push");
-        steps::full(settings, &folder, &mut table)?;
+        if settings.measures(Part::Change) {
+            say(round, "pods change");
+            steps::churn(settings, &folder, &mut table)?;
+        }
+        if settings.measures(Part::Full) {
+            say(round, "full push");
+            steps::full(settings, &folder, &mut table)?;
+        }
     }
     let mut live = Ok(());
-    if !settings.no_lab {
+    if settings.measures(Part::Live) {
         eprintln!("[{:6.1} s] live requests during full pushes", began.elapsed().as_secs_f64());
         live = live::run(settings, &mut table);
     }
@@ -95,6 +113,10 @@ pub(crate) fn run(settings: &Settings) -> Result<()> {
 }
 
 impl Settings {
+    fn measures(&self, part: Part) -> bool {
+        (self.only.is_empty() || self.only.contains(&part)) && !(self.no_lab && part == Part::Live)
+    }
+
     fn small(&self) -> Size {
         Size { pods: self.pods, services: self.services }
     }

@@ -103,3 +103,31 @@ pub(crate) fn machine_seconds() -> Result<f64> {
 fn read(path: &Path) -> Result<String> {
     fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }
+
+/// What the scheduler says of the threads of a process whose names begin with a word.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Threads {
+    /// Nanoseconds on a CPU.
+    pub(crate) ran: u64,
+    /// Nanoseconds ready and without a CPU.
+    pub(crate) waited: u64,
+}
+
+/// Threads of a process, by name (`/proc/<pid>/task/*/schedstat`, Documentation/scheduler/sched-stats.rst).
+pub(crate) fn threads(pid: i32, name: &str) -> Result<Threads> {
+    let mut sum = Threads::default();
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let path = task?.path();
+        if !read(&path.join("comm"))?.starts_with(name) {
+            continue;
+        }
+        let text = read(&path.join("schedstat"))?;
+        let mut fields = text.split_whitespace().map(str::parse::<u64>);
+        let (Some(Ok(ran)), Some(Ok(waited))) = (fields.next(), fields.next()) else {
+            anyhow::bail!("{}: {text:?}", path.display())
+        };
+        sum.ran += ran;
+        sum.waited += waited;
+    }
+    Ok(sum)
+}

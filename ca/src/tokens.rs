@@ -49,7 +49,7 @@ impl TokenFile {
                         Mayhap::Node => MayIssue::PodsOfItsNode,
                         Mayhap::None => MayIssue::Itself,
                     },
-                    names: Vec::new(),
+                    names: t.names,
                 };
                 (digest(&SHA256, t.token.as_bytes()).as_ref().to_vec(), caller)
             });

@@ -2,6 +2,7 @@
 
 mod facts;
 mod judge;
+mod waypoints;
 
 use std::io::{Write, stdout};
 use std::process::ExitCode;

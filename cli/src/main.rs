@@ -10,6 +10,7 @@ mod install;
 mod lab;
 mod manifest;
 mod status;
+mod waypoint;
 
 use std::process::ExitCode;
 
@@ -45,6 +46,8 @@ enum Command {
     Uninstall(install::Uninstall),
     /// Print the version.
     Version,
+    /// Waypoints: L7 for the services that need it.
+    Waypoint(waypoint::WaypointCommand),
 }
 
 fn main() -> ExitCode {
@@ -67,5 +70,6 @@ fn main() -> ExitCode {
             println!("culvert {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS
         }
+        Command::Waypoint(command) => waypoint::run(command),
     }
 }

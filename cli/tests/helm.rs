@@ -101,6 +101,21 @@ ca:
   keepSecret: true
   certificateLifetime: 1h
   trustedNodeAccounts: [istio-system/ztunnel]
+waypoint:
+  automatic: true
+  image: registry.example.org/wp:1
+  replicas: 4
+  autoscaling: {enabled: true, minReplicas: 3, maxReplicas: 30, targetCpu: 55}
+  resources: {limits: {cpu: 2, memory: 1Gi}}
+  drainSeconds: 300
+  workers: 2
+  affinity: {podAntiAffinity: {requiredDuringSchedulingIgnoredDuringExecution: [{topologyKey: kubernetes.io/hostname}]}}
+  nodeSelector: {pool: mesh}
+  tolerations: [{key: "<a>", operator: Exists}]
+  topologySpreadConstraints: [{maxSkew: 1, topologyKey: zone, whenUnsatisfiable: DoNotSchedule}]
+  priorityClassName: system-cluster-critical
+  podAnnotations: {a: "b: c"}
+  podLabels: {team: mesh}
 ztunnel:
   workers: 2
   drainSeconds: 86400
@@ -125,12 +140,13 @@ fn helm_and_culvert_make_the_same_objects() {
         path.display().to_string()
     };
     let (everything, one) = (file("everything.yaml", EVERYTHING), file("one.yaml", ONE_REPLICA));
-    let cases: [&[&str]; 6] = [
+    let cases: [&[&str]; 7] = [
         &[],
         &["-f", &everything],
         &["-f", &one],
         &["-f", &everything, "-f", &one, "--set", "mesh.podCIDRs={10.0.0.0/8},logLevel=warn"],
         &["--set", "ca.replicas=1,control.replicas=1,ztunnel.workers=4,ztunnel.drainSeconds=30"],
+        &["--set", "waypoint.deploy=false,tracing.endpoint=http://c:4317"],
         &["--set", r"ztunnel.podAnnotations.example\.org/x=a\,b,mesh.excludedNamespaces={kube-system,x}"],
     ];
     let mut counts = Vec::new();

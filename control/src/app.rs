@@ -16,7 +16,7 @@ use telemetry::{LineWriter, LogConfig, LogFormat, LogHandle, Metrics};
 use tokio::sync::{mpsc, oneshot, watch};
 use xds::server::{Server, Store};
 
-use crate::apply::{self, Apply, Ask, Sinks, Words};
+use crate::apply::{self, Apply, Ask, Outside, Sinks, Words};
 use crate::arrival::Feed;
 use crate::config::{Config, Listen};
 use crate::grants::{Grants, PATIENCE};
@@ -24,7 +24,7 @@ use crate::metrics::{self, Numbers};
 use crate::proxies::{Account, Proxies};
 use crate::serve::Listener;
 use crate::world::World;
-use crate::{debug, tls};
+use crate::{debug, keys, tls};
 use parts::{Objects, Plane};
 
 /// Events between the source and the world. A list comes faster than it is applied, and waits here; some kilobytes each.
@@ -83,6 +83,9 @@ pub struct Control {
     asks: mpsc::Sender<Ask>,
     pod_cidrs: watch::Receiver<Vec<mesh::addr::Cidr>>,
     published: watch::Receiver<Option<apply::Published>>,
+    outside: Outside,
+    /// Where answers from outside go.
+    answers: mpsc::Sender<Feed>,
     words: Option<mpsc::UnboundedReceiver<Words>>,
     workers: Workers,
     threads: Vec<(&'static str, oneshot::Receiver<Result<()>>)>,
@@ -137,10 +140,12 @@ impl Control {
         let objects_known = gate.condition("objects");
         let plane = Plane::new(&config, &gate, &metrics).await?;
         let proxies = Proxies::new(config.node_proxies.iter().filter_map(|text| Account::parse(text)));
-        let store = Store::for_mesh();
+        let store = apply::store();
         let server = Server::new(store.clone(), grants(&config, &plane, proxies.clone(), &drain, &metrics));
         let (feed, fed) = mpsc::channel(FEED);
         let (asks, asked) = mpsc::channel(16);
+        let outside = Outside { vet: keys::Vet::strict(), ..Outside::default() };
+        let answers = feed.clone();
         let (words, said) = mpsc::unbounded_channel();
         let (pod_cidrs, published) = (Arc::new(watch::Sender::default()), Arc::new(watch::Sender::default()));
         metrics::register(&metrics, &store, &server, &feed, plane.cached.clone());
@@ -150,6 +155,7 @@ impl Control {
             words,
             pod_cidrs: pod_cidrs.clone(),
             published: published.clone(),
+            outside: outside.clone(),
             ready: objects_known,
             numbers: Numbers::new(&metrics),
         };
@@ -172,6 +178,8 @@ impl Control {
             asks,
             pod_cidrs,
             published,
+            outside,
+            answers,
             words,
             workers,
             threads,
@@ -229,6 +237,8 @@ impl Control {
         tracing::info!(address = %self.address, "discovery");
         let renewal = self.plane.keep_certificate();
         let converge = metrics::convergence(self.metrics.clone(), self.server.clone(), self.published.clone());
+        let outside =
+            self.plane.outside(&self.config, &self.outside, self.server.clone(), self.answers.clone(), &self.metrics);
         let words = self.words.take();
         let statuses = self.plane.statuses(&self.config, words, self.asks.clone(), &self.metrics, &signal);
         let broken = async {
@@ -236,6 +246,7 @@ impl Control {
                 never = renewal => match never {},
                 never = converge => match never {},
                 never = statuses => match never {},
+                never = outside => match never {},
                 ended = self.workers.ended() => match ended {
                     Ok(()) => std::future::pending().await,
                     Err(error) => Err(anyhow::Error::from(error)),

@@ -9,22 +9,26 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use chassis::readiness::Condition;
 use mesh::addr::Cidr;
-use proto::{ADDRESS_TYPE, AUTHORIZATION_TYPE};
+use prost::Message;
+use proto::{ADDRESS_TYPE, AUTHORIZATION_TYPE, ROUTING_TYPE};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
-use xds::server::Store;
+use xds::server::{Batch, Entry, Store};
 
 use crate::arrival::Feed;
+use crate::grants::visible_to;
+use crate::keys::Vet;
 use crate::metrics::Numbers;
-use crate::object::{Key, Kind};
+use crate::object::request::KeySource;
+use crate::object::{Input, Key, Kind};
 use crate::proxies::Proxies;
-use crate::world::{Output, Status, World};
+use crate::world::{Output, Routed, Status, World};
 
 /// What is to be said on objects.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +51,8 @@ pub enum Words {
 pub enum Ask {
     /// What is to be said on every object now.
     Statuses(oneshot::Sender<Vec<Status>>),
+    /// Namespace and name of each Gateway that is to be made ([`World::waypoints_wanted`]).
+    Waypoints(oneshot::Sender<BTreeSet<(Arc<str>, Arc<str>)>>),
 }
 
 /// What was published last.
@@ -73,6 +79,8 @@ pub struct Sinks {
     pub pod_cidrs: Arc<watch::Sender<Vec<Cidr>>>,
     /// What was published last.
     pub published: Arc<watch::Sender<Option<Published>>>,
+    /// What the world needs from outside, and who waits for the nodes.
+    pub outside: Outside,
     /// Met when the first picture is published.
     pub ready: Condition,
     /// Metrics.
@@ -95,6 +103,7 @@ pub struct Apply {
     pace: Pace,
     /// Kinds that were never listed to the end.
     awaited: BTreeSet<Kind>,
+    nodes_changed: bool,
 }
 
 /// The store serves neither type; it is made wrongly.
@@ -102,10 +111,74 @@ pub struct Apply {
 #[error("the store of resources cannot take changes: {0}")]
 pub struct Broken(#[from] xds::server::UnknownType);
 
+/// Objects of one kind: namespaces and names.
+pub type Names = BTreeSet<(Arc<str>, Arc<str>)>;
+
+/// What the world needs from outside, and who waits for the nodes. Clones are the same.
+#[derive(Clone, Debug, Default)]
+pub struct Outside {
+    /// Where keys are to be fetched from.
+    pub keys: Arc<watch::Sender<BTreeSet<KeySource>>>,
+    /// ConfigMaps, namespace and name, whose content is needed.
+    pub maps: Arc<watch::Sender<Names>>,
+    /// Services past whose waypoints everybody may go still.
+    pub waiting: Arc<watch::Sender<Waiting>>,
+    /// Where users' words may lead us; it has to know the nodes.
+    pub vet: Vet,
+}
+
+/// Services that a security policy governs and past whose waypoint everybody may go still: until every client has acknowledged
+/// the revision. Their Gateways are not programmed before (design.md 5).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Waiting {
+    /// Revision of the addresses in which they have their waypoint.
+    pub revision: u64,
+    /// Services and ServiceEntries, and the Gateway of each: namespace and name.
+    pub services: BTreeMap<Key, (Arc<str>, Arc<str>)>,
+}
+
+impl Outside {
+    fn update(&self, world: &World, revision: u64) {
+        fn set<T: PartialEq>(to: &watch::Sender<T>, now: T) {
+            to.send_if_modified(|before| {
+                let changed = *before != now;
+                *before = now;
+                changed
+            });
+        }
+        set(&self.keys, world.wanted_keys());
+        set(&self.maps, world.wanted_maps());
+        let services: BTreeMap<_, _> = world.waiting().map(|(key, gateway)| (key.clone(), gateway)).collect();
+        self.waiting.send_if_modified(|before| {
+            // Whoever waits already waits for the revision of that time.
+            let changed = before.services != services;
+            if changed {
+                *before = Waiting { revision, services };
+            }
+            changed
+        });
+    }
+}
+
+/// A store for everything that control serves. Policies go first: a workload that names one should find it there.
+pub fn store() -> Store {
+    Store::new([AUTHORIZATION_TYPE, ROUTING_TYPE, ADDRESS_TYPE])
+}
+
+/// What a waypoint gets, marked with the Gateways whose pods may see it.
+fn entry(of: &Routed) -> Entry {
+    Entry {
+        name: of.name.clone(),
+        aliases: Vec::new(),
+        comes_with: of.gateways.iter().map(|(namespace, name)| visible_to(namespace, name)).collect(),
+        body: of.message.encode_to_vec().into(),
+    }
+}
+
 impl Apply {
     /// Nothing happens before [`Apply::run`].
     pub fn new(world: World, sinks: Sinks, pace: Pace) -> Self {
-        Self { world, sinks, pace, awaited: Kind::ALL.into_iter().collect() }
+        Self { world, sinks, pace, awaited: Kind::ALL.into_iter().collect(), nodes_changed: true }
     }
 
     /// Applies what comes until the sources are gone.
@@ -140,36 +213,37 @@ impl Apply {
         match ask {
             // Who asked may have gone.
             Ask::Statuses(to) => drop(to.send(self.world.statuses())),
+            Ask::Waypoints(to) => drop(to.send(self.world.waypoints_wanted())),
         }
     }
 
     fn take_in(&mut self, event: Feed) {
-        let Self { world, sinks, .. } = self;
+        let Self { world, sinks, nodes_changed, .. } = self;
         sinks.numbers.took(&event);
         match event {
             Feed::Begin(kind) => {
-                if kind == Kind::Pod {
-                    sinks.proxies.begin();
-                }
+                sinks.proxies.begin(kind);
                 world.begin(kind);
             }
             Feed::Upsert(input) => {
                 sinks.proxies.upsert(&input);
+                *nodes_changed |= matches!(*input, Input::Node(_));
                 world.upsert(*input);
             }
             Feed::Remove(key) => {
                 sinks.proxies.remove(&key);
+                *nodes_changed |= key.kind == Kind::Node;
                 world.remove(&key);
             }
             Feed::Finish(kind) => {
-                if kind == Kind::Pod {
-                    sinks.proxies.finish();
-                }
+                sinks.proxies.finish(kind);
                 world.finish(kind);
                 if self.awaited.remove(&kind) && !self.awaited.is_empty() {
                     tracing::debug!(%kind, left = ?self.awaited, "listed");
                 }
             }
+            Feed::Keys { source, keys } => world.set_keys(&source, keys),
+            Feed::Acknowledged(services) => world.acknowledge(services),
             Feed::Unreadable { key, uid, why } => {
                 tracing::warn!(object = %key, why, "an object has not the shape of its kind; it counts as gone");
                 world.remove(&key);
@@ -183,13 +257,22 @@ impl Apply {
         if !self.awaited.is_empty() {
             return Ok(());
         }
-        let Output { change, statuses, pod_cidrs } = self.world.take();
+        let Output { change, statuses, routing, routing_gone, pod_cidrs } = self.world.take();
         let Sinks { store, proxies, words, numbers, .. } = &self.sinks;
+        if !routing.is_empty() || !routing_gone.is_empty() {
+            // Before the addresses: a waypoint should know what it is for when node proxies begin to use it.
+            let upserts = routing.iter().map(entry).collect();
+            store.apply(ROUTING_TYPE, Batch { removals: routing_gone, upserts })?;
+        }
         if !change.is_empty() {
             // Before the store: a stream that wakes up finds the node of what it sees.
             proxies.apply(&change);
             store.apply_change(&change)?;
             numbers.published(&change, came.elapsed());
+        }
+        self.sinks.outside.update(&self.world, store.revision(ADDRESS_TYPE)?);
+        if std::mem::take(&mut self.nodes_changed) {
+            self.sinks.outside.vet.set_nodes(self.world.node_addresses());
         }
         if let Some(cidrs) = pod_cidrs {
             tracing::info!(?cidrs, "pod network");

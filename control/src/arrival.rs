@@ -1,6 +1,7 @@
 //! How objects arrive: each kind as the API server or a manifest has it, made small at once.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 
 use k8s_openapi::api::{core, discovery, networking};
 use kube::Resource;
@@ -10,8 +11,10 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::object::request::KeySource;
 use crate::object::{
-    EndpointSlice, Gateway, GatewayClass, Input, Key, Kind, Namespace, Node, Pod, Service, ServiceEntry, WorkloadEntry,
+    BackendTlsPolicy, ConfigMap, DestinationRule, EndpointSlice, Gateway, GatewayClass, Input, Key, Kind, Namespace,
+    Node, Pod, ReferenceGrant, RequestAuthentication, Route, Service, ServiceEntry, WorkloadEntry,
 };
 use crate::policies::{AuthorizationPolicy, NetworkPolicy, PeerAuthentication};
 
@@ -26,6 +29,15 @@ pub enum Feed {
     Remove(Key),
     /// The list of a kind is complete: what was not in it is gone.
     Finish(Kind),
+    /// Keys of an issuer of tokens were fetched, or could not be.
+    Keys {
+        /// Where they are.
+        source: KeySource,
+        /// The keys, or why there are none.
+        keys: Result<Arc<str>, Arc<str>>,
+    },
+    /// Every node goes through the waypoints of these services.
+    Acknowledged(Vec<Key>),
     /// An object has not the shape of its kind. It counts as gone.
     Unreadable {
         /// Which object.
@@ -77,20 +89,20 @@ macro_rules! native {
 /// Custom kinds: their schema is somebody else's, so each is read with a guard that keeps the name of one that does not
 /// fit.
 macro_rules! custom {
-    ($($kind:ident = $full:ty),* $(,)?) => {$(
+    ($($kind:ident as $input:ident = $full:ty),* $(,)?) => {$(
         impl Arriving for DeserializeGuard<$full> {
             const KIND: Kind = Kind::$kind;
             const CUSTOM: bool = true;
 
             fn trim(&self) -> Result<Input, String> {
-                self.0.as_ref().map(|object| Input::$kind($kind::from(object))).map_err(|e| e.error.clone())
+                self.0.as_ref().map(|object| Input::$input($input::from(object))).map_err(|e| e.error.clone())
             }
         }
     )*
         fn read_custom(kind: Kind, value: &Value) -> Option<Result<Input, String>> {
             match kind {
                 $(Kind::$kind => Some(
-                    <$full>::deserialize(value).map(|o| Input::$kind($kind::from(&o))).map_err(|e| e.to_string())
+                    <$full>::deserialize(value).map(|o| Input::$input($input::from(&o))).map_err(|e| e.to_string())
                 ),)*
                 _ => None,
             }
@@ -99,6 +111,7 @@ macro_rules! custom {
 }
 
 native! {
+    ConfigMap = core::v1::ConfigMap,
     EndpointSlice = discovery::v1::EndpointSlice,
     Namespace = core::v1::Namespace,
     NetworkPolicy = networking::v1::NetworkPolicy,
@@ -108,12 +121,20 @@ native! {
 }
 
 custom! {
-    AuthorizationPolicy = api::AuthorizationPolicy,
-    Gateway = api::Gateway,
-    GatewayClass = api::GatewayClass,
-    PeerAuthentication = api::PeerAuthentication,
-    ServiceEntry = api::ServiceEntry,
-    WorkloadEntry = api::WorkloadEntry,
+    AuthorizationPolicy as AuthorizationPolicy = api::AuthorizationPolicy,
+    BackendTlsPolicy as BackendTlsPolicy = api::BackendTlsPolicy,
+    DestinationRule as DestinationRule = api::DestinationRule,
+    Gateway as Gateway = api::Gateway,
+    GatewayClass as GatewayClass = api::GatewayClass,
+    GrpcRoute as Route = api::GrpcRoute,
+    HttpRoute as Route = api::HttpRoute,
+    PeerAuthentication as PeerAuthentication = api::PeerAuthentication,
+    ReferenceGrant as ReferenceGrant = api::ReferenceGrant,
+    RequestAuthentication as RequestAuthentication = api::RequestAuthentication,
+    ServiceEntry as ServiceEntry = api::ServiceEntry,
+    TcpRoute as Route = api::TcpRoute,
+    TlsRoute as Route = api::TlsRoute,
+    WorkloadEntry as WorkloadEntry = api::WorkloadEntry,
 }
 
 /// Reads a manifest of a kind.

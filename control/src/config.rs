@@ -1,6 +1,8 @@
 //! `control.yaml`: everything an operator can say to the control plane.
 
 mod check;
+pub mod providers;
+pub mod waypoint;
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -41,6 +43,15 @@ pub struct Config {
     /// Who writes statuses.
     #[serde(default)]
     pub leader: Leader,
+    /// Who is asked by AuthorizationPolicies with action CUSTOM.
+    #[serde(default)]
+    pub extension_providers: Vec<providers::Provider>,
+    /// PEM file of the roots to trust when keys of token issuers are fetched; the machine's bundle when absent.
+    #[serde(default)]
+    pub issuer_roots: Option<PathBuf>,
+    /// What is made for Gateways of a waypoint class. Nothing when absent.
+    #[serde(default)]
+    pub waypoint: Option<waypoint::Waypoint>,
     /// The log.
     #[serde(default)]
     pub log: Log,

@@ -10,7 +10,7 @@ use chassis::admin::{Reply, Router};
 use http::StatusCode;
 use mesh::addr::Cidr;
 use proto::discovery::Resource;
-use proto::{ADDRESS_TYPE, AUTHORIZATION_TYPE};
+use proto::{ADDRESS_TYPE, AUTHORIZATION_TYPE, ROUTING_TYPE};
 use serde::Serialize;
 use telemetry::metrics::Metrics;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -46,7 +46,7 @@ struct ClientState {
     types: BTreeMap<String, TypeState>,
 }
 
-/// A client in the shape of istiod's `/debug/syncz`: its names for what every proxy has, and for our two types the same
+/// A client in the shape of istiod's `/debug/syncz`: its names for what every proxy has, and for our types the same
 /// pattern, `<type>_sent` and `<type>_acked`, which are equal when nothing is under way.
 #[derive(Debug, Serialize)]
 struct SyncStatus {
@@ -130,7 +130,20 @@ fn said(status: &Status) -> serde_json::Value {
         .collect();
     let events: Vec<_> =
         status.events.iter().map(|e| serde_json::json!({"reason": e.reason, "message": e.message})).collect();
-    serde_json::json!({"object": status.object.to_string(), "conditions": conditions, "events": events})
+    let parents: Vec<_> = status
+        .parents
+        .iter()
+        .map(|p| {
+            let conditions: Vec<_> = p
+                .conditions
+                .iter()
+                .map(|c| serde_json::json!({"type": c.kind, "status": c.status, "reason": c.reason, "message": c.message}))
+                .collect();
+            serde_json::json!({"parentRef": p.reference, "conditions": conditions})
+        })
+        .collect();
+    let object = status.object.to_string();
+    serde_json::json!({"object": object, "conditions": conditions, "events": events, "parents": parents})
 }
 
 fn client_state(stream: u64, report: &ClientReport, revision: &impl Fn(&str) -> u64) -> ClientState {
@@ -155,7 +168,11 @@ fn sync_status(report: &ClientReport, cluster_id: &str) -> SyncStatus {
     let (role, _ip, proxy) = (parts.next(), parts.next(), parts.next());
     let mut types = BTreeMap::new();
     for (url, t) in &report.types {
-        let name = if url == AUTHORIZATION_TYPE { "authorization" } else { "address" };
+        let name = match url.as_str() {
+            AUTHORIZATION_TYPE => "authorization",
+            ROUTING_TYPE => "routing",
+            _ => "address",
+        };
         types.insert(format!("{name}_sent"), t.sent.unwrap_or(t.acked).to_string());
         types.insert(format!("{name}_acked"), t.acked.to_string());
     }

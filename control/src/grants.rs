@@ -2,7 +2,9 @@
 //!
 //! ```text
 //! bearer token -> review (API server or token file) -> a node proxy's service account?
-//!              -> its pod exists with that uid and account -> the node that it names is the pod's -> everything
+//!              -> its pod exists with that uid and account -> the node that it names is the pod's -> everything of node proxies
+//!              no, and it says that it is a waypoint?
+//!              -> its pod exists with that uid, and label and account name a Gateway that is there -> that one's services
 //! ```
 //! Nothing that a client says of itself is believed: token and watched pods say who it is and where it runs, and what it
 //! says must agree with them. A grant ends with its pod, with the stream's life, and with the program.
@@ -10,6 +12,7 @@
 mod claims;
 mod known;
 mod tokens;
+mod waypoint;
 
 #[cfg(test)]
 mod tests;
@@ -18,16 +21,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kubernetes::review::{Bound, ReviewError, Reviewed, Reviewer};
-use proto::ADDRESS_TYPE;
+use proto::{ADDRESS_TYPE, ROUTING_TYPE};
 use telemetry::metrics::CounterFamily;
 use tokio::time::Instant;
 use tonic::Status;
 use xds::server::{Authorise, Caller, Ending, Entry, Grant};
 
-use crate::proxies::{Proxies, ProxyPod};
+use crate::proxies::{Proxies, ProxyPod, Role};
 use claims::Claims;
 pub use known::Known;
 pub use tokens::{TokenDocument, TokenFile, made_uid};
+use waypoint::WaypointGrant;
+pub use waypoint::visible_to;
 
 /// How long a new pod may be unknown to us, by default: its proxy starts about a second after the API server has the pod, and what we
 /// watch is milliseconds behind. Five seconds is what proxies themselves wait for an unknown pod (discovery.md 6.5).
@@ -74,6 +79,10 @@ pub(crate) enum Refused {
     NotPlaced(String, String),
     #[error("the client says {what} {said:?}, and its token says {proven:?}")]
     Differs { what: &'static str, said: String, proven: String },
+    #[error(
+        "pod {0}/{1} is no waypoint: no Gateway with an HBONE listener has the name in its label and this service account"
+    )]
+    NoWaypoint(String, String),
     #[error("the client does not say its node; metadata NODE_NAME or the pod's name in the node id is needed")]
     Nameless,
 }
@@ -92,6 +101,7 @@ impl Refused {
             Self::NotPlaced(..) => "pod_not_placed",
             Self::Differs { .. } => "differs",
             Self::Nameless => "nameless",
+            Self::NoWaypoint(..) => "no_waypoint",
         }
     }
 
@@ -110,8 +120,7 @@ impl Authorise for Grants {
         match self.judge(caller).await {
             Ok(grant) => {
                 self.verdicts.with(&["granted"]).inc();
-                tracing::debug!(pod = %grant.pod, node = %grant.node, "discovery stream granted");
-                Ok(Arc::new(grant))
+                Ok(grant)
             }
             Err(refused) => {
                 self.verdicts.with(&[refused.name()]).inc();
@@ -127,19 +136,22 @@ impl Authorise for Grants {
 }
 
 impl Grants {
-    async fn judge(&self, caller: &Caller<'_>) -> Result<NodeGrant, Refused> {
+    async fn judge(&self, caller: &Caller<'_>) -> Result<Arc<dyn Grant>, Refused> {
         let token = claims::bearer(caller.metadata)?;
         claims::cluster(caller.metadata, &self.cluster_id)?;
         let reviewed = self.reviewer.review(token).await.map_err(|error| match error {
             ReviewError::Denied(denied) => Refused::Token(denied.to_string()),
             ReviewError::Unavailable(why) => Refused::Unavailable(why),
         })?;
+        let claims = Claims::read(caller.node);
         if !self.proxies.allows(&reviewed.namespace, &reviewed.service_account) {
-            return Err(Refused::Account(reviewed.namespace, reviewed.service_account));
+            return match claims.role() {
+                Some("waypoint") => self.waypoint(&claims, reviewed).await,
+                _ => Err(Refused::Account(reviewed.namespace, reviewed.service_account)),
+            };
         }
         let bound = reviewed.pod.clone().ok_or(Refused::Unbound)?;
-        let claims = Claims::read(caller.node);
-        claims.agree(&reviewed, &bound)?;
+        claims.agree("ztunnel", &reviewed, &bound)?;
         let pod = self.pod(&reviewed, &bound).await?;
         claims.on_node(&pod.node, &bound)?;
         if let Some(node) = reviewed.node.as_ref().filter(|node| *node.name != *pod.node) {
@@ -149,10 +161,50 @@ impl Grants {
         let (proxies, drain) = (self.proxies.clone(), self.drain.clone());
         let name = (reviewed.namespace, bound.name);
         let text = format!("{}/{}", name.0, name.1);
-        // Give or take a tenth, so that streams that began together do not end together.
-        let life = self.stream_life.mul_f64(rand::random_range(0.9..1.1));
-        let until = Instant::now() + life;
-        Ok(NodeGrant { proxies, drain, name, pod: text, uid: pod.uid, node: pod.node, until })
+        tracing::debug!(pod = %text, node = %pod.node, "discovery stream granted");
+        let until = self.until();
+        Ok(Arc::new(NodeGrant { proxies, drain, name, pod: text, uid: pod.uid, node: pod.node, until }))
+    }
+
+    /// The stream of a waypoint.
+    async fn waypoint(&self, claims: &Claims, reviewed: Reviewed) -> Result<Arc<dyn Grant>, Refused> {
+        let bound = reviewed.pod.clone().ok_or(Refused::Unbound)?;
+        claims.agree("waypoint", &reviewed, &bound)?;
+        let (namespace, name) = (&reviewed.namespace, &bound.name);
+        let is_one = |pod: Option<&ProxyPod>| {
+            pod.is_some_and(|p| *p.uid == *bound.uid && !p.node.is_empty() && p.role != Role::Node)
+        };
+        let refused = || Refused::NoWaypoint(namespace.clone(), name.clone());
+        let known = async {
+            self.proxies.until(namespace, name, is_one).await;
+            let pod = self.proxies.pod(namespace, name).filter(|p| *p.uid == *bound.uid)?;
+            let Role::Waypoint(gateway) = pod.role.clone() else { return None };
+            self.proxies.until_gateway(namespace, &gateway, &pod.service_account, true).await;
+            Some((pod, gateway))
+        };
+        let found = tokio::time::timeout(self.patience, known).await.map_err(|_| refused())?;
+        let (pod, gateway) = found.ok_or_else(refused)?;
+        if *pod.service_account != *reviewed.service_account {
+            let (is, said) = (pod.service_account.to_string(), reviewed.service_account.clone());
+            return Err(Refused::OtherAccount(namespace.clone(), name.clone(), is, said));
+        }
+        claims.on_node_if_said(&pod.node, &bound)?;
+        tracing::debug!(pod = %format_args!("{namespace}/{name}"), %gateway, "discovery stream granted to a waypoint");
+        Ok(Arc::new(WaypointGrant {
+            proxies: self.proxies.clone(),
+            drain: self.drain.clone(),
+            mark: visible_to(namespace, &gateway),
+            gateway,
+            account: pod.service_account,
+            uid: pod.uid,
+            name: (reviewed.namespace, bound.name),
+            until: self.until(),
+        }))
+    }
+
+    /// When a stream ends: give or take a tenth, so that streams that began together do not end together.
+    fn until(&self) -> Instant {
+        Instant::now() + self.stream_life.mul_f64(rand::random_range(0.9..1.1))
     }
 
     /// The pod that the token is bound to, alive and with the token's service account.
@@ -174,7 +226,7 @@ impl Grants {
     }
 }
 
-/// What a node proxy may: everything, and unasked what runs on its node.
+/// What a node proxy may: everything that is for node proxies, and unasked what runs on its node.
 struct NodeGrant {
     proxies: Proxies,
     drain: chassis::Signal,
@@ -186,12 +238,20 @@ struct NodeGrant {
 }
 
 impl Grant for NodeGrant {
-    fn wildcard(&self, _: &str) -> bool {
-        true
+    fn wildcard(&self, type_url: &str) -> bool {
+        type_url != ROUTING_TYPE
     }
 
-    fn on_demand(&self, _: &str) -> bool {
-        true
+    fn on_demand(&self, type_url: &str) -> bool {
+        type_url != ROUTING_TYPE
+    }
+
+    fn sees(&self, type_url: &str, _: &Entry) -> bool {
+        type_url != ROUTING_TYPE
+    }
+
+    fn whole(&self, type_url: &str) -> bool {
+        type_url != ROUTING_TYPE
     }
 
     fn unasked(&self, type_url: &str, entry: &Entry) -> bool {

@@ -2,17 +2,21 @@
 //!
 //! `watch` (or `folder`) trims objects on arrival (`arrival`, `object`) and hands them to the [`world`], which translates
 //! only what an object touches; `apply` publishes what follows; `serve` hands it to those whom `grants` lets in;
-//! `status_writer` tells the owners of objects what they should know, if `lease` says that we are the one. `app` puts the
-//! parts together.
+//! `status_writer` tells the owners of objects what they should know, and `deploy` makes waypoints of Gateways, if `lease`
+//! says that we are the one. `app` puts the parts together.
 
+pub mod acknowledged;
 pub mod app;
 pub mod apply;
 pub mod arrival;
 pub mod config;
 pub mod debug;
+pub mod deploy;
 pub mod folder;
 pub mod grants;
+pub mod keys;
 pub mod lease;
+pub mod maps;
 pub mod metrics;
 pub mod object;
 pub mod policies;

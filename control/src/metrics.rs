@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use kubernetes::review::Cached;
-use proto::{ADDRESS_TYPE, AUTHORIZATION_TYPE};
+use proto::{ADDRESS_TYPE, AUTHORIZATION_TYPE, ROUTING_TYPE};
 use telemetry::Histogram;
 use telemetry::metrics::{Counter, CounterFamily, Metrics};
 use tokio::sync::{mpsc, watch};
@@ -65,6 +65,7 @@ impl Objects {
                     self.there.insert(*kind, listed);
                 }
             }
+            Feed::Keys { .. } | Feed::Acknowledged(_) => {}
         }
     }
 }
@@ -115,6 +116,8 @@ impl Numbers {
             Feed::Remove(_) => "remove",
             Feed::Finish(_) => "listed",
             Feed::Unreadable { .. } => "unreadable",
+            Feed::Keys { .. } => "keys",
+            Feed::Acknowledged(_) => "acknowledged",
         };
         self.events.with(&[name]).inc();
         self.objects.lock().unwrap_or_else(PoisonError::into_inner).took(event);
@@ -139,7 +142,7 @@ pub fn register<A: Authorise>(
     reviews: Option<Cached>,
 ) {
     let held = store.clone();
-    let types = [("authorization", AUTHORIZATION_TYPE), ("address", ADDRESS_TYPE)];
+    let types = [("authorization", AUTHORIZATION_TYPE), ("routing", ROUTING_TYPE), ("address", ADDRESS_TYPE)];
     metrics.gauges_fn("culvert_control_resources", "Resources that are served, by type", "type", move || {
         types.iter().map(|(name, url)| (*name, held.len(url).unwrap_or(0) as f64)).collect()
     });

@@ -3,13 +3,20 @@
 //! Making one cannot fail. What is broken in a field is left out and noted as a [`Fault`], so that the rest of the object
 //! and all other objects are translated as ever; the faults reach the user as a condition or an Event.
 
+pub mod backend_tls;
 pub mod cluster;
+pub mod config_map;
+pub mod destination;
 pub mod entry;
 pub mod fault;
 pub mod gateway;
+pub mod grant;
 pub mod pod;
+pub mod request;
+pub mod route;
 pub mod service;
 pub mod slice;
+pub(crate) mod target;
 pub mod text;
 
 use std::fmt;
@@ -18,12 +25,18 @@ use std::sync::Arc;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 pub use crate::policies::{AuthorizationPolicy, NetworkPolicy, PeerAuthentication};
+pub use backend_tls::BackendTlsPolicy;
 pub use cluster::{Namespace, Node};
+pub use config_map::ConfigMap;
+pub use destination::DestinationRule;
 pub use entry::{ServiceEntry, WorkloadEntry};
 pub use fault::{Fault, Faults};
 pub(crate) use fault::{bad_port, port, shown};
 pub use gateway::{Gateway, GatewayClass};
+pub use grant::ReferenceGrant;
 pub use pod::Pod;
+pub use request::RequestAuthentication;
+pub use route::Route;
 pub use service::Service;
 pub use slice::EndpointSlice;
 pub use text::{Labels, Pool, none};
@@ -33,12 +46,22 @@ pub use text::{Labels, Pool, none};
 pub enum Kind {
     /// `security.istio.io/v1`
     AuthorizationPolicy,
+    /// `gateway.networking.k8s.io/v1`
+    BackendTlsPolicy,
+    /// `v1`
+    ConfigMap,
+    /// `networking.istio.io/v1`
+    DestinationRule,
     /// `discovery.k8s.io/v1`
     EndpointSlice,
     /// `gateway.networking.k8s.io/v1`
     Gateway,
     /// `gateway.networking.k8s.io/v1`
     GatewayClass,
+    /// `gateway.networking.k8s.io/v1`
+    GrpcRoute,
+    /// `gateway.networking.k8s.io/v1`
+    HttpRoute,
     /// `v1`
     Namespace,
     /// `networking.k8s.io/v1`
@@ -49,28 +72,45 @@ pub enum Kind {
     PeerAuthentication,
     /// `v1`
     Pod,
+    /// `gateway.networking.k8s.io/v1beta1`
+    ReferenceGrant,
+    /// `security.istio.io/v1`
+    RequestAuthentication,
     /// `v1`
     Service,
     /// `networking.istio.io/v1`
     ServiceEntry,
+    /// `gateway.networking.k8s.io/v1`
+    TcpRoute,
+    /// `gateway.networking.k8s.io/v1`
+    TlsRoute,
     /// `networking.istio.io/v1`
     WorkloadEntry,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 21] = [
         Self::AuthorizationPolicy,
+        Self::BackendTlsPolicy,
+        Self::ConfigMap,
+        Self::DestinationRule,
         Self::EndpointSlice,
         Self::Gateway,
         Self::GatewayClass,
+        Self::GrpcRoute,
+        Self::HttpRoute,
         Self::Namespace,
         Self::NetworkPolicy,
         Self::Node,
         Self::PeerAuthentication,
         Self::Pod,
+        Self::ReferenceGrant,
+        Self::RequestAuthentication,
         Self::Service,
         Self::ServiceEntry,
+        Self::TcpRoute,
+        Self::TlsRoute,
         Self::WorkloadEntry,
     ];
 
@@ -78,16 +118,25 @@ impl Kind {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::AuthorizationPolicy => "AuthorizationPolicy",
+            Self::BackendTlsPolicy => "BackendTLSPolicy",
+            Self::ConfigMap => "ConfigMap",
+            Self::DestinationRule => "DestinationRule",
             Self::EndpointSlice => "EndpointSlice",
             Self::Gateway => "Gateway",
             Self::GatewayClass => "GatewayClass",
+            Self::GrpcRoute => "GRPCRoute",
+            Self::HttpRoute => "HTTPRoute",
             Self::Namespace => "Namespace",
             Self::NetworkPolicy => "NetworkPolicy",
             Self::Node => "Node",
             Self::PeerAuthentication => "PeerAuthentication",
             Self::Pod => "Pod",
+            Self::ReferenceGrant => "ReferenceGrant",
+            Self::RequestAuthentication => "RequestAuthentication",
             Self::Service => "Service",
             Self::ServiceEntry => "ServiceEntry",
+            Self::TcpRoute => "TCPRoute",
+            Self::TlsRoute => "TLSRoute",
             Self::WorkloadEntry => "WorkloadEntry",
         }
     }
@@ -95,12 +144,22 @@ impl Kind {
     /// `apiVersion` of the objects that are watched.
     pub fn api_version(self) -> &'static str {
         match self {
-            Self::AuthorizationPolicy | Self::PeerAuthentication => "security.istio.io/v1",
+            Self::AuthorizationPolicy | Self::PeerAuthentication | Self::RequestAuthentication => {
+                "security.istio.io/v1"
+            }
+            Self::BackendTlsPolicy
+            | Self::Gateway
+            | Self::GatewayClass
+            | Self::GrpcRoute
+            | Self::HttpRoute
+            | Self::TcpRoute
+            | Self::TlsRoute => "gateway.networking.k8s.io/v1",
+            Self::ConfigMap | Self::Namespace | Self::Node | Self::Pod | Self::Service => "v1",
+            Self::DestinationRule | Self::ServiceEntry | Self::WorkloadEntry => "networking.istio.io/v1",
             Self::EndpointSlice => "discovery.k8s.io/v1",
-            Self::Gateway | Self::GatewayClass => "gateway.networking.k8s.io/v1",
-            Self::Namespace | Self::Node | Self::Pod | Self::Service => "v1",
             Self::NetworkPolicy => "networking.k8s.io/v1",
-            Self::ServiceEntry | Self::WorkloadEntry => "networking.istio.io/v1",
+            // The version that every release of the Gateway API serves.
+            Self::ReferenceGrant => "gateway.networking.k8s.io/v1beta1",
         }
     }
 }
@@ -199,13 +258,23 @@ pub(crate) mod condition {
     pub(crate) const MISSING: &str = "istio.io/WaypointMissing";
     /// Who may see a ServiceEntry (waypoint-api.md 3).
     pub(crate) const VISIBILITY: &str = "istio.io/VisibilityApplied";
+    /// Node proxies refuse whoever passes by the waypoint that a security policy needs (design.md 5). It outlives a restart
+    /// of control, which reads it back: a rule that was enforced once is not lifted until every node has asked again.
+    pub(crate) const ENFORCED: &str = "culvert.dev/WaypointEnforced";
+    /// What became of a policy with targets (waypoint-api.md 3).
+    pub(crate) const WAYPOINT_ACCEPTED: &str = "WaypointAccepted";
     /// All of them.
-    pub(crate) const ALL: [&str; 4] = [ACCEPTED, BOUND, MISSING, VISIBILITY];
+    pub(crate) const ALL: [&str; 6] = [ACCEPTED, BOUND, ENFORCED, MISSING, VISIBILITY, WAYPOINT_ACCEPTED];
 }
 
 /// Whether one of these conditions is ours to keep or to take away.
 pub(crate) fn reported<'a>(mut types: impl Iterator<Item = &'a str>) -> bool {
     types.any(|t| condition::ALL.contains(&t))
+}
+
+/// Whether a condition says that nobody passes by the waypoint.
+pub(crate) fn enforces(kind: &str, status: &str) -> bool {
+    kind == condition::ENFORCED && status == "True"
 }
 
 /// A text that may not be there.
@@ -223,6 +292,12 @@ pub(crate) fn annotation<'a>(meta: &'a ObjectMeta, key: &str) -> Option<&'a str>
 pub enum Input {
     /// Who may reach a workload.
     AuthorizationPolicy(AuthorizationPolicy),
+    /// TLS to the endpoints of a service.
+    BackendTlsPolicy(BackendTlsPolicy),
+    /// Roots of certificates.
+    ConfigMap(ConfigMap),
+    /// How endpoints are treated.
+    DestinationRule(DestinationRule),
     /// A slice of a service's endpoints.
     EndpointSlice(EndpointSlice),
     /// A Gateway; waypoints are Gateways.
@@ -239,6 +314,12 @@ pub enum Input {
     PeerAuthentication(PeerAuthentication),
     /// A pod.
     Pod(Pod),
+    /// Who may name objects of other namespaces.
+    ReferenceGrant(ReferenceGrant),
+    /// Which tokens are taken.
+    RequestAuthentication(RequestAuthentication),
+    /// A route of any kind.
+    Route(Route),
     /// A service.
     Service(Service),
     /// A service outside Kubernetes' own.
@@ -252,6 +333,9 @@ impl Input {
     pub fn key(&self) -> Key {
         match self {
             Self::AuthorizationPolicy(x) => x.meta.key(Kind::AuthorizationPolicy),
+            Self::BackendTlsPolicy(x) => x.meta.key(Kind::BackendTlsPolicy),
+            Self::ConfigMap(x) => x.meta.key(Kind::ConfigMap),
+            Self::DestinationRule(x) => x.meta.key(Kind::DestinationRule),
             Self::EndpointSlice(x) => x.meta.key(Kind::EndpointSlice),
             Self::Gateway(x) => x.meta.key(Kind::Gateway),
             Self::GatewayClass(x) => x.meta.key(Kind::GatewayClass),
@@ -260,6 +344,9 @@ impl Input {
             Self::Node(x) => x.meta.key(Kind::Node),
             Self::PeerAuthentication(x) => x.meta.key(Kind::PeerAuthentication),
             Self::Pod(x) => x.meta.key(Kind::Pod),
+            Self::ReferenceGrant(x) => x.meta.key(Kind::ReferenceGrant),
+            Self::RequestAuthentication(x) => x.meta.key(Kind::RequestAuthentication),
+            Self::Route(x) => x.key(),
             Self::Service(x) => x.meta.key(Kind::Service),
             Self::ServiceEntry(x) => x.meta.key(Kind::ServiceEntry),
             Self::WorkloadEntry(x) => x.meta.key(Kind::WorkloadEntry),
@@ -270,6 +357,9 @@ impl Input {
     pub(crate) fn share(&mut self, pool: &mut Pool) {
         match self {
             Self::AuthorizationPolicy(x) => x.meta.share(pool),
+            Self::BackendTlsPolicy(x) => x.share(pool),
+            Self::ConfigMap(x) => x.share(pool),
+            Self::DestinationRule(x) => x.share(pool),
             Self::EndpointSlice(x) => x.share(pool),
             Self::Gateway(x) => x.meta.share(pool),
             Self::GatewayClass(x) => x.meta.share(pool),
@@ -278,6 +368,9 @@ impl Input {
             Self::Node(x) => x.meta.share(pool),
             Self::PeerAuthentication(x) => x.meta.share(pool),
             Self::Pod(x) => x.share(pool),
+            Self::ReferenceGrant(x) => x.share(pool),
+            Self::RequestAuthentication(x) => x.share(pool),
+            Self::Route(x) => x.share(pool),
             Self::Service(x) => x.share(pool),
             Self::ServiceEntry(x) => x.meta.share(pool),
             Self::WorkloadEntry(x) => x.meta.share(pool),

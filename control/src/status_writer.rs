@@ -172,6 +172,13 @@ async fn write(
     status: &Status,
     events: &[crate::world::Event],
 ) -> Result<(), WriteError> {
+    if let Some((target, all)) = words::parents(key, status) {
+        let written = status::write_parents(client, &target, &all).await?;
+        tracing::debug!(object = %key, ?written, "status of its parents");
+        if written == Written::Gone {
+            return Ok(());
+        }
+    }
     if let Some((target, wanted)) = words::wanted(key, status) {
         let written = status::write(client, MANAGER, &target, &wanted, &words::owned()).await?;
         tracing::debug!(object = %key, ?written, "status");

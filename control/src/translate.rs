@@ -5,6 +5,7 @@
 //! of them.
 
 mod members;
+mod routing;
 mod service;
 mod status;
 mod waypoint;
@@ -17,7 +18,8 @@ use mesh::authz::Authorization;
 use mesh::{Service, Workload};
 
 use crate::object::Key;
-use crate::world::{State, Status, World};
+use crate::world::{Name, Routed, State, Status, World};
+pub(crate) use routing::{Guard, companion};
 
 /// Everything that follows from a world, each list sorted by key.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -28,6 +30,8 @@ pub struct Full {
     pub workloads: Vec<Workload>,
     /// Policies.
     pub policies: Vec<Authorization>,
+    /// What waypoints know of services.
+    pub routing: Vec<Routed>,
     /// What is to be said on objects.
     pub statuses: Vec<Status>,
 }
@@ -39,12 +43,18 @@ pub fn translate_all(world: &World) -> Full {
     let mut full = Full::default();
     for (host, _) in state.hosts.iter() {
         full.services.extend(services(state, host));
+        full.routing.extend(routing(state, host));
     }
     for key in state.keys() {
         full.workloads.extend(workloads(state, &key));
         full.statuses.extend(status(state, &key));
     }
+    full.routing.extend(state.gateways.names().filter_map(|g| passing(state, &g)));
     full.policies = state.policies.resources();
+    let named: std::collections::BTreeSet<_> = full.workloads.iter().flat_map(|w| &w.authorization_policies).collect();
+    full.policies.extend(named.into_iter().filter_map(|name| companion(&state.settings, name)));
+    full.policies.sort_by_key(Authorization::key);
+    full.routing.sort_by(|a, b| a.name.cmp(&b.name));
     full.services.sort_by_key(Service::key);
     full.workloads.sort_by(|a, b| a.uid.cmp(&b.uid));
     full.statuses.sort_by(|a, b| a.object.cmp(&b.object));
@@ -54,6 +64,21 @@ pub fn translate_all(world: &World) -> Full {
 /// The services of a host name.
 pub(crate) fn services(state: &State, host: &str) -> Vec<Service> {
     state.services(host)
+}
+
+/// What waypoints know of the services of a host name.
+pub(crate) fn routing(state: &State, host: &str) -> Vec<Routed> {
+    state.routing(host)
+}
+
+/// What a waypoint knows of itself.
+pub(crate) fn passing(state: &State, gateway: &Name) -> Option<Routed> {
+    state.passing(gateway)
+}
+
+/// Who may pass by the waypoint of a Service or a ServiceEntry.
+pub(crate) fn guard(state: &State, key: &Key) -> Guard {
+    state.guard(key)
 }
 
 /// The workloads of an object.

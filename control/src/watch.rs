@@ -39,7 +39,7 @@ const LOOK: Duration = Duration::from_secs(10);
 const WATCH_SECONDS: u32 = 60;
 
 /// First and longest pause after an error. kube's own goes to 30 s and falls back only after two quiet minutes; after a
-/// restart of the API server that left us blind for most of a minute. Twelve kinds at 5 s are two requests a second.
+/// restart of the API server that left us blind for most of a minute. Twenty kinds at 5 s are four requests a second.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
 /// Nobody takes what is watched any more: the program is ending.
@@ -57,6 +57,12 @@ struct Watch {
 
 /// Watches everything until nobody takes it any more. Must be called on a runtime.
 pub async fn run(client: Client, feed: mpsc::Sender<Feed>, errors: CounterFamily) {
+    // Only those that somebody names are read, one by one (`maps`).
+    for event in [Feed::Begin(Kind::ConfigMap), Feed::Finish(Kind::ConfigMap)] {
+        if feed.send(event).await.is_err() {
+            return;
+        }
+    }
     let watch = Watch { client, feed, errors, look: LOOK };
     let mut all = JoinSet::new();
     all.spawn(watch.clone().follow::<discovery::v1::EndpointSlice>());
@@ -66,10 +72,18 @@ pub async fn run(client: Client, feed: mpsc::Sender<Feed>, errors: CounterFamily
     all.spawn(watch.clone().follow::<v1::Pod>());
     all.spawn(watch.clone().follow::<v1::Service>());
     all.spawn(watch.clone().follow::<DeserializeGuard<api::AuthorizationPolicy>>());
+    all.spawn(watch.clone().follow::<DeserializeGuard<api::BackendTlsPolicy>>());
+    all.spawn(watch.clone().follow::<DeserializeGuard<api::DestinationRule>>());
     all.spawn(watch.clone().follow::<DeserializeGuard<api::Gateway>>());
     all.spawn(watch.clone().follow::<DeserializeGuard<api::GatewayClass>>());
+    all.spawn(watch.clone().follow::<DeserializeGuard<api::GrpcRoute>>());
+    all.spawn(watch.clone().follow::<DeserializeGuard<api::HttpRoute>>());
     all.spawn(watch.clone().follow::<DeserializeGuard<api::PeerAuthentication>>());
+    all.spawn(watch.clone().follow::<DeserializeGuard<api::ReferenceGrant>>());
+    all.spawn(watch.clone().follow::<DeserializeGuard<api::RequestAuthentication>>());
     all.spawn(watch.clone().follow::<DeserializeGuard<api::ServiceEntry>>());
+    all.spawn(watch.clone().follow::<DeserializeGuard<api::TcpRoute>>());
+    all.spawn(watch.clone().follow::<DeserializeGuard<api::TlsRoute>>());
     all.spawn(watch.follow::<DeserializeGuard<api::WorkloadEntry>>());
     while let Some(ended) = all.join_next().await {
         if let Err(error) = ended {

@@ -7,7 +7,9 @@
 //! these (`touch`), and `take` translates what is marked and compares it with what it gave out the last time (`publish`).
 
 mod allocate;
+mod automatic;
 mod index;
+mod layer7;
 mod mark;
 mod output;
 mod publish;
@@ -20,7 +22,7 @@ mod property_tests;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -32,8 +34,8 @@ use touch::Unit;
 
 pub(crate) use allocate::Addresses;
 pub(crate) use index::Name;
-pub use output::{Condition, Event, Output, Status};
-pub use settings::Settings;
+pub use output::{Condition, Event, Output, ParentStatus, Routed, Status};
+pub use settings::{Provider, Settings};
 pub(crate) use state::{GATEWAY_NAME, State, USE_CANARY, USE_WAYPOINT, named_waypoint};
 
 /// The state of the cluster.
@@ -47,6 +49,11 @@ pub struct World {
     unseen: HashMap<Kind, HashSet<Key>>,
     pod_cidrs: Vec<Cidr>,
     pod_cidrs_dirty: bool,
+    /// Services and ServiceEntries that a security policy governs and past whose waypoint everybody may go still, by their
+    /// Gateway.
+    waiting: BTreeMap<Key, Name>,
+    /// Namespaces of services that changed.
+    neighbours: BTreeSet<Arc<str>>,
 }
 
 /// Where a pod runs, and as whom; for judging who may ask for what.
@@ -74,6 +81,8 @@ impl World {
             published: Published::default(),
             unseen: HashMap::new(),
             pod_cidrs: Vec::new(),
+            waiting: BTreeMap::new(),
+            neighbours: BTreeSet::new(),
             // Blocks of the settings are there before any node is.
             pod_cidrs_dirty: true,
         }
@@ -94,14 +103,23 @@ impl World {
         let (namespace, name) = (&key.namespace, &key.name);
         match input {
             Input::AuthorizationPolicy(x) => self.policy(&key, |p| p.set_authorization_policy(x), true),
+            Input::BackendTlsPolicy(x) => self.replace(namespace, name, Some(x)),
+            Input::ConfigMap(x) => self.replace(namespace, name, Some(x)),
+            Input::DestinationRule(x) => self.replace(namespace, name, Some(x)),
             Input::EndpointSlice(x) => self.replace(namespace, name, Some(x)),
             Input::Gateway(x) => self.replace(namespace, name, Some(x)),
             Input::GatewayClass(x) => self.replace(namespace, name, Some(x)),
-            Input::Namespace(x) => self.replace(namespace, name, Some(x)),
+            Input::Namespace(x) => {
+                let automatic = self.state.settings.automatic_waypoints;
+                self.replace(namespace, name, Some(automatic::labelled(x, automatic)));
+            }
             Input::NetworkPolicy(x) => self.policy(&key, |p| p.set_network_policy(x), true),
             Input::Node(x) => self.replace(namespace, name, Some(x)),
             Input::PeerAuthentication(x) => self.policy(&key, |p| p.set_peer_authentication(x), true),
             Input::Pod(x) => self.replace(namespace, name, Some(x)),
+            Input::ReferenceGrant(x) => self.replace(namespace, name, Some(x)),
+            Input::RequestAuthentication(x) => self.replace(namespace, name, Some(x)),
+            Input::Route(x) => self.route(&key, Some(x)),
             Input::Service(x) => self.replace(namespace, name, Some(x)),
             Input::ServiceEntry(x) => self.replace(namespace, name, Some(x)),
             Input::WorkloadEntry(x) => self.replace(namespace, name, Some(x)),
@@ -117,14 +135,20 @@ impl World {
         let (namespace, name) = (&key.namespace, &key.name);
         match key.kind {
             Kind::AuthorizationPolicy => self.policy(key, |p| p.remove_authorization_policy(namespace, name), false),
+            Kind::BackendTlsPolicy => self.replace::<object::BackendTlsPolicy>(namespace, name, None),
+            Kind::ConfigMap => self.replace::<object::ConfigMap>(namespace, name, None),
+            Kind::DestinationRule => self.replace::<object::DestinationRule>(namespace, name, None),
             Kind::EndpointSlice => self.replace::<object::EndpointSlice>(namespace, name, None),
             Kind::Gateway => self.replace::<object::Gateway>(namespace, name, None),
             Kind::GatewayClass => self.replace::<object::GatewayClass>(namespace, name, None),
+            Kind::GrpcRoute | Kind::HttpRoute | Kind::TcpRoute | Kind::TlsRoute => self.route(key, None),
             Kind::Namespace => self.replace::<object::Namespace>(namespace, name, None),
             Kind::NetworkPolicy => self.policy(key, |p| p.remove_network_policy(namespace, name), false),
             Kind::Node => self.replace::<object::Node>(namespace, name, None),
             Kind::PeerAuthentication => self.policy(key, |p| p.remove_peer_authentication(namespace, name), false),
             Kind::Pod => self.replace::<object::Pod>(namespace, name, None),
+            Kind::ReferenceGrant => self.replace::<object::ReferenceGrant>(namespace, name, None),
+            Kind::RequestAuthentication => self.replace::<object::RequestAuthentication>(namespace, name, None),
             Kind::Service => self.replace::<object::Service>(namespace, name, None),
             Kind::ServiceEntry => self.replace::<object::ServiceEntry>(namespace, name, None),
             Kind::WorkloadEntry => self.replace::<object::WorkloadEntry>(namespace, name, None),
@@ -156,16 +180,11 @@ impl World {
         self.finish(kind);
     }
 
-    /// Whether something of L7 (a route, a policy with targets, telemetry) is attached to an object, so that a waypoint
-    /// that it is bound to is used (design.md 5).
-    pub fn attach_layer7(&mut self, key: &Key, attached: bool) {
-        let changed = match attached {
-            true => self.state.layer7.insert(key.clone()),
-            false => self.state.layer7.remove(key),
-        };
-        if changed {
-            self.mark_bound(key);
-        }
+    /// Services and ServiceEntries that a security policy governs and past whose waypoint everybody may go still, until
+    /// [`World::acknowledge`] says that no node needs to; and the Gateway of each, namespace and name: it is not programmed
+    /// before (design.md 5). Call [`World::take`] before.
+    pub fn waiting(&self) -> impl Iterator<Item = (&Key, (Arc<str>, Arc<str>))> {
+        self.waiting.iter().map(|(key, g)| (key, (g.namespace.clone(), g.name.clone())))
     }
 
     /// What is to be said on every object, for a replica that begins to write statuses. Call [`World::take`] before.
@@ -194,6 +213,11 @@ impl World {
         let blocks = nodes.flat_map(|n| n.pod_cidrs.iter().copied());
         let all: BTreeSet<Cidr> = blocks.chain(settings.pod_cidrs.iter().copied()).collect();
         all.into_iter().collect()
+    }
+
+    /// Addresses of all nodes.
+    pub fn node_addresses(&self) -> BTreeSet<IpAddr> {
+        self.state.nodes.iter().flat_map(|n| n.addresses.iter().copied()).collect()
     }
 
     /// All objects.

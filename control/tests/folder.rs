@@ -36,6 +36,40 @@ const TOKENS: &str = "
 tokens:
 - {token: token-of-ztunnel-a, namespace: culvert-system, serviceAccount: ztunnel, pod: ztunnel-a}
 - {token: token-of-the-shop-1, namespace: shop, serviceAccount: web, pod: web}
+- {token: token-of-the-waypoint, namespace: shop, serviceAccount: wp, pod: wp-1}
+";
+
+const WAYPOINT: &str = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: wp, namespace: shop}
+spec: {gatewayClassName: culvert-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}
+status: {addresses: [{type: Hostname, value: wp.shop.svc.cluster.local}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: wp-1, namespace: shop, labels: {gateway.networking.k8s.io/gateway-name: wp}}
+spec: {serviceAccountName: wp, nodeName: node-a, containers: []}
+status: {phase: Running, podIP: 10.0.1.9, podIPs: [{ip: 10.0.1.9}]}
+";
+
+const SERVICES: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop, labels: {istio.io/use-waypoint: wp}}
+spec: {clusterIP: 10.96.0.1, selector: {app: web}, ports: [{name: http, port: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: unbound, namespace: shop}
+spec: {clusterIP: 10.96.0.2, ports: [{name: http, port: 80}]}
+";
+
+const ROUTE: &str = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: r, namespace: shop}
+spec: {parentRefs: [{group: '', kind: Service, name: web}], rules: [{backendRefs: [{name: unbound, port: 80}]}]}
 ";
 
 fn web(ip: &str) -> String {
@@ -110,17 +144,21 @@ impl Site {
 
     /// A client that shows a token and says it runs on a node.
     fn client(&self, token: &str, node: &str) -> Follower {
+        let node = Node::ztunnel(self.address.ip(), "ztunnel-a", "culvert-system", node);
+        self.follow(token, ClientConfig::ztunnel(node, false))
+    }
+
+    fn follow(&self, token: &str, config: ClientConfig) -> Follower {
         let roots = TrustedRoots::File(self.folder.path().join("root.pem"));
         let channel = grpc_channel(&ChannelConfig {
             alt_name: Some(NAME.to_owned()),
             ..ChannelConfig::new(format!("https://{}", self.address), roots)
         })
         .unwrap();
-        let node = Node::ztunnel(self.address.ip(), "ztunnel-a", "culvert-system", node);
         let config = ClientConfig {
             token: Some(Token::Text(token.into())),
             cluster_id: Some("Kubernetes".to_owned()),
-            ..ClientConfig::ztunnel(node, false)
+            ..config
         };
         let (client, handle) = Client::new(config);
         let (changes, changed) = mpsc::channel(16);
@@ -129,6 +167,11 @@ impl Site {
             tracing::debug!(%stopped, "client");
         });
         Follower { changed, handle, task }
+    }
+
+    /// A client that shows a token and says that it is a waypoint.
+    fn waypoint(&self, token: &str) -> Follower {
+        self.follow(token, ClientConfig::waypoint(Node::waypoint(self.address.ip(), "wp-1", "shop", "node-a")))
     }
 
     async fn end(self) {
@@ -228,6 +271,47 @@ async fn a_proxy_whose_pod_goes_is_cut_off() {
             let mut status = proxy.handle.status();
             let cut = |s: &Status| s.error.as_deref().is_some_and(|e| e.contains("is gone") || e.contains("has gone"));
             timeout(SOON, status.wait_for(cut)).await.unwrap().unwrap();
+            site.end().await;
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_waypoint_hears_of_what_is_bound_to_it_and_follows_addresses_by_name() {
+    LocalSet::new()
+        .run_until(async {
+            let site = Site::start().await;
+            site.write("waypoint.yaml", WAYPOINT);
+            site.write("services.yaml", SERVICES);
+            site.write("web.yaml", &web("10.0.1.2").replace("uid: u-web", "uid: u-web, labels: {app: web}"));
+            let mut waypoint = site.waypoint("token-of-the-waypoint");
+            const KEY: &str = "shop/web.shop.svc.cluster.local";
+            let routed = |change: &Change| change.routing.iter().find(|r| &*r.key == KEY).map(|r| r.service.clone());
+            let first = waypoint.until(|change| routed(change).is_some()).await;
+            assert!(routed(&first).unwrap().tables.is_empty());
+            assert!(!first.routing.iter().any(|r| r.key.contains("unbound")), "it sees its own services only");
+            assert!(first.services.is_empty() && first.policies.is_empty());
+
+            site.write("route.yaml", ROUTE);
+            let second = waypoint.until(|change| routed(change).is_some_and(|s| !s.tables.is_empty())).await;
+            assert_eq!(routed(&second).unwrap().follows, ["shop/unbound.shop.svc.cluster.local"]);
+
+            // A service's name brings its workloads along, now and later.
+            waypoint.handle.demand(proto::ADDRESS_TYPE, KEY).await.unwrap();
+            let has_web = |change: &Change| change.workloads.iter().any(|w| &*w.uid == WEB);
+            let third = waypoint.until(has_web).await;
+            assert!(third.services.iter().any(|s| s.key().to_string() == KEY && s.waypoint.is_some()));
+            site.write("web.yaml", &web("10.0.1.4").replace("uid: u-web", "uid: u-web, labels: {app: web}"));
+            waypoint
+                .until(|change| has_web(change) && change.workloads[0].addresses[0].to_string() == "10.0.1.4")
+                .await;
+
+            site.write("services.yaml", &SERVICES.replace("istio.io/use-waypoint: wp", "a: b"));
+            waypoint.until(|change| change.removed_routing.contains(&KEY.into())).await;
+
+            // Nobody else is a waypoint by saying so.
+            let error = site.waypoint("token-of-the-shop-1").refused().await;
+            assert!(error.contains("token says"), "{error}");
             site.end().await;
         })
         .await;

@@ -39,6 +39,18 @@ pub mod routing {
     tonic::include_proto!("culvert.routing.v1");
 }
 
+/// Envoy's external authorization.
+#[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated")]
+pub mod ext_authz {
+    tonic::include_proto!("envoy.service.auth.v3");
+}
+
+/// Envoy's external processing.
+#[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated")]
+pub mod ext_proc {
+    tonic::include_proto!("envoy.service.ext_proc.v3");
+}
+
 /// Type URL of `workload::Address` resources.
 pub const ADDRESS_TYPE: &str = "type.googleapis.com/istio.workload.Address";
 /// Type URL of `security::Authorization` resources.

@@ -16,6 +16,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // L1: decisions, pure.
     ("directory", &["mesh"]),
     ("policy", &["mesh"]),
+    ("sniff", &["mesh"]),
+    ("routing", &["mesh"]),
     // L2: one mechanism each.
     ("dns", &["directory", "mesh"]),
     ("hbone", &["mesh"]),
@@ -31,6 +33,22 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "lab",
         &["document", "mesh", "net", "policy", "directory", "proto", "identity", "hbone", "xds", "zds", "telemetry"],
+    ),
+    (
+        "proxy",
+        &[
+            "chassis",
+            "directory",
+            "document",
+            "hbone",
+            "identity",
+            "mesh",
+            "net",
+            "policy",
+            "proto",
+            "telemetry",
+            "xds",
+        ],
     ),
     // L4: programs. None imports another.
     ("ca", &["chassis", "document", "identity", "kubernetes", "mesh", "proto", "telemetry"]),
@@ -63,20 +81,40 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "mesh",
             "net",
             "policy",
+            "proxy",
             "telemetry",
             "xds",
             "zds",
         ],
     ),
+    (
+        "waypoint",
+        &[
+            "chassis",
+            "directory",
+            "document",
+            "hbone",
+            "identity",
+            "mesh",
+            "net",
+            "policy",
+            "proto",
+            "proxy",
+            "routing",
+            "sniff",
+            "telemetry",
+            "xds",
+        ],
+    ),
     // Tools.
-    ("bench", &["identity", "lab", "proto", "xds"]),
+    ("bench", &["identity", "lab", "proto", "routing", "xds"]),
     ("e2e-cluster", &["document", "kubernetes", "lab", "mesh"]),
     ("e2e-lab", &["hbone", "identity", "lab", "mesh"]),
     ("xtask", &[]),
 ];
 
 /// Level 4: nobody imports them, not even in tests.
-const PROGRAMS: &[&str] = &["ca", "control", "culvert", "node", "ztunnel"];
+const PROGRAMS: &[&str] = &["ca", "control", "culvert", "node", "waypoint", "ztunnel"];
 
 /// External crates that only one of ours may use.
 const SOLE_USERS: &[(&str, &str)] = &[

@@ -2,6 +2,7 @@
 //! else into archives that `ctr images import`, `docker load` and `kind load image-archive` read.
 
 mod archive;
+pub(crate) mod foreign;
 mod root;
 
 use std::fs;
@@ -16,6 +17,8 @@ use root::Root;
 
 /// The user of images whose program needs no rights: nobody's number, and the one that others use for it.
 const NONROOT: u32 = 65532;
+/// What Istio's proxies run as, and what control writes into a waypoint's pod.
+const PROXY: u32 = 1337;
 /// Kubernetes gives capabilities to a process of user 0 only; what these two drop is the manifest's to say.
 const ROOT: u32 = 0;
 /// Where our programs are in an image.
@@ -82,6 +85,7 @@ const IMAGES: &[Image] = &[
             &[("node", "culvert-node"), ("node", "culvert-cni")],
         )
     },
+    Image { user: PROXY, ..Image::of("waypoint", "The waypoint of Culvert", &[("waypoint", "waypoint")]) },
     Image::of("culvert-ca", "The certificate authority of Culvert", &[("ca", "culvert-ca")]),
     Image::of("culvert-control", "The control plane of Culvert", &[("control", "culvert-control")]),
     Image { system: &[ROOTS], ..Image::of("culvert", "The command line of Culvert", &[("culvert", "culvert")]) },

@@ -23,18 +23,25 @@ enum Task {
     Tidy,
     /// Makes container images of built programs, as archives.
     Image(image::ImageArgs),
+    /// Makes a container image of files of others, as an archive.
+    ImageOf(image::foreign::ForeignArgs),
 }
 
 fn main() -> ExitCode {
     match Args::parse().task {
         Task::Tidy => report(tidy()),
-        Task::Image(args) => match workspace().and_then(|root| image::make(&args, &root)) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("image: {error:#}");
-                ExitCode::FAILURE
-            }
-        },
+        Task::Image(args) => made(workspace().and_then(|root| image::make(&args, &root))),
+        Task::ImageOf(args) => made(image::foreign::make(&args)),
+    }
+}
+
+fn made(image: Result<()>) -> ExitCode {
+    match image {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("image: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }
 

@@ -1,34 +1,30 @@
 //! Puts the parts together and runs them until a drain has ended.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use chassis::admin::{metrics_routes, readiness_routes};
 use chassis::readiness::Gate;
-use chassis::{Drain, Server, Signals};
-use identity::channel::ChannelConfig;
-use identity::{GrpcSigner, GrpcSignerConfig, Manager};
-use telemetry::{AccessLog, LineWriter, LogConfig, LogFormat, LogHandle, Sampler, Telemetry, Tracing, TracingConfig};
+use chassis::{Drain, Signals, background};
+use proxy::crl;
+use proxy::settings::Otlp;
+use proxy::setup::{self, Ports};
+use telemetry::Tracing;
 use tokio::sync::mpsc;
 
 use crate::budget::Limits;
-use crate::config::{self, Config};
-use crate::discovery::Follower;
+use crate::config::Config;
+use crate::discovery::{discover, follower};
 use crate::dns::Names;
 use crate::here::Shared;
 use crate::pods::{Keeper, Pods};
-use crate::world::World;
-use crate::{admin, control_plane, crl, rights, worker};
+use crate::{admin, rights, worker};
 
 /// Spans that wait at the end are sent for at most so long: a collector that is down must not hold the pod's
 /// termination (its grace period is 30 s by default, the drain takes most of it).
 const FLUSH: Duration = Duration::from_secs(2);
-
-/// A peer can make h2 warn as often as it likes (a PING acknowledgement that nobody asked for), so only its errors show.
-const DEFAULT_LEVEL: &str = "info,h2=error";
 
 /// Runs the proxy.
 pub(crate) fn run(config: Config) -> Result<()> {
@@ -39,17 +35,17 @@ pub(crate) fn run(config: Config) -> Result<()> {
 async fn serve(config: Config) -> Result<()> {
     let signals = Signals::install().context("cannot take over SIGTERM and SIGINT")?;
     let tracing = tracing(&config)?;
-    let log = log(&config, tracing.as_ref())?;
-    let ports = Ports::bind(&config)?;
+    let log = setup::log(&config.log, tracing.as_ref())?;
+    let ports = Ports::bind(config.admin, config.metrics, config.ready)?;
     let drain = Drain::new();
     let gate = Gate::new();
-    let telemetry = sinks(&config, &log, tracing.clone());
+    let telemetry = setup::telemetry(&config.log, &log, tracing.clone(), "ztunnel", env!("CARGO_PKG_VERSION"));
     let pods = Arc::new(Pods::default());
     let shared = Arc::new(Shared {
         pods: pods.clone(),
         pod_networks: config.pod_networks(),
-        world: World::new(),
-        identities: identities(&config)?,
+        world: Arc::default(),
+        identities: setup::identities(&config.ca, &config.cluster, true)?,
         telemetry: telemetry.clone(),
         drain: drain.signal(),
         names: Names::new(&config, &telemetry).context("`dns`")?.map(Arc::new),
@@ -66,7 +62,10 @@ async fn serve(config: Config) -> Result<()> {
         certified: gate.condition("certificates of the pods"),
     };
     let handed_over = gate.condition("pods from the node agent");
-    let follower = Follower { shared: shared.clone(), workers: senders, synced: gate.condition("discovery") };
+    let follower = follower(&shared, senders, gate.condition("discovery"));
+    let world = shared.clone();
+    // A push of the whole mesh is a second of work; connections and the pages of this thread come before it.
+    let discovery = background("discovery", move || discover(follower, world)).context("cannot start discovery")?;
     tracing::info!(node = %config.node, workers = workers.len(), "node proxy starts");
 
     let deadline = config.drain.0;
@@ -74,11 +73,9 @@ async fn serve(config: Config) -> Result<()> {
     let ended = drain.ended();
     tokio::select! {
         result = ports.serve(admin, metrics_routes(&telemetry), readiness_routes(&gate, &drain)) => result?,
-        result = discover(follower, &config) => match result? {},
+        result = discovery => match result?? {},
         never = revocations(revoked) => match never {},
-        () = keeper.run(zds::proxy::Client::new(&config.zds_socket), |synced| {
-            if synced { handed_over.met() } else { handed_over.unmet() }
-        }) => {}
+        () = keeper.run(zds::proxy::Client::new(&config.zds_socket), || handed_over.met()) => {}
         panicked = workers.ended() => panicked.context("a worker ended")?,
         _ended = signals.drain(&drain, deadline) => {}
     }
@@ -90,18 +87,6 @@ async fn serve(config: Config) -> Result<()> {
     }
     log.flush(FLUSH);
     Ok(())
-}
-
-/// Follows discovery for ever.
-async fn discover(follower: Follower, config: &Config) -> Result<Infallible> {
-    if let Some(path) = &config.local_file {
-        return follower.file(path).await.with_context(|| format!("{}", path.display()));
-    }
-    if let Some(text) = &config.local_text {
-        return Ok(follower.text(text).await?);
-    }
-    let Some(plane) = &config.xds else { anyhow::bail!("neither `localFile` nor `localText` nor `xds` is given") };
-    control_plane::follow(follower, config, plane).await.context("`xds`")
 }
 
 /// Follows the file of revoked certificates, if there is one, for ever.
@@ -146,94 +131,9 @@ fn limits(config: &Config) -> Limits {
     }
 }
 
-/// Where records go.
-fn sinks(config: &Config, log: &LogHandle, tracing: Option<Tracing>) -> Telemetry {
-    let telemetry = Telemetry::new(telemetry::Config {
-        access: Some(AccessLog::new(log)),
-        tracing,
-        policy_info: config.log.policy_info,
-        ..telemetry::Config::default()
-    });
-    telemetry.metrics().build_info("ztunnel", env!("CARGO_PKG_VERSION"));
-    telemetry.metrics().process();
-    telemetry
-}
-
 /// The exporter of spans, if one is wanted.
 fn tracing(config: &Config) -> Result<Option<Tracing>> {
-    let from_file = |otlp: &config::Otlp| {
-        let mut tracing = TracingConfig::new(&otlp.endpoint, "ztunnel");
-        tracing.sampler = Sampler::ParentRatio(otlp.sampling);
-        tracing
-    };
-    let Some(mut tracing) = config.otel.clone().or_else(|| config.otlp.as_ref().map(from_file)) else {
-        return Ok(None);
-    };
-    for (key, value) in [("k8s.node.name", &config.node), ("k8s.cluster.name", &config.cluster)] {
-        // What OTEL_RESOURCE_ATTRIBUTES says wins.
-        if !tracing.resource.iter().any(|(k, _)| k == key) {
-            tracing.attribute(key, value);
-        }
-    }
-    Tracing::start(&tracing, None).map(Some).context("traces")
-}
-
-fn log(config: &Config, tracing: Option<&Tracing>) -> Result<LogHandle> {
-    let writer = LineWriter::stdout().context("no thread for the log")?;
-    let format = match config.log.format {
-        config::LogFormat::Json => LogFormat::Json,
-        config::LogFormat::Text => LogFormat::Plain,
-    };
-    let level = config.log.level.clone().unwrap_or_else(|| DEFAULT_LEVEL.to_owned());
-    telemetry::init_logging(&LogConfig { level, format }, writer, tracing).context("`log`")
-}
-
-/// The servers of the proxy itself.
-struct Ports {
-    admin: Server,
-    metrics: Server,
-    ready: Server,
-}
-
-impl Ports {
-    /// Listens on all, so that a port which is taken stops the program before it does anything else.
-    fn bind(config: &Config) -> Result<Self> {
-        let bind = |name, address: SocketAddr| Server::bind(name, address);
-        Ok(Self {
-            admin: bind("admin", config.admin)?,
-            metrics: bind("metrics", config.metrics)?,
-            ready: bind("readiness", config.ready)?,
-        })
-    }
-
-    async fn serve(self, admin: chassis::Router, metrics: chassis::Router, ready: chassis::Router) -> Result<()> {
-        let never = std::future::pending::<()>;
-        let all = async {
-            tokio::try_join!(
-                self.admin.serve(admin, never()),
-                self.metrics.serve(metrics, never()),
-                self.ready.serve(ready, never()),
-            )
-        };
-        all.await.context("admin servers")?;
-        Ok(())
-    }
-}
-
-fn identities(config: &Config) -> Result<Manager> {
-    let ca = &config.ca;
-    let channel = ChannelConfig {
-        alt_name: ca.alt_name.clone(),
-        ..ChannelConfig::new(&ca.address, config::roots(&ca.root_file))
-    };
-    let signer = GrpcSigner::new(GrpcSignerConfig {
-        channel,
-        token_file: Some(ca.token_file.clone()),
-        cluster_id: config.cluster.clone(),
-        headers: ca.headers.clone().into_iter().collect(),
-        impersonate: true,
-    })
-    .context("`ca`")?;
-    let manager = identity::Config { ttl: ca.certificate_lifetime.0, ..identity::Config::default() };
-    Ok(Manager::new(manager, Arc::new(signer)))
+    let from_file = |otlp: &Otlp| setup::tracing_config(otlp, "ztunnel");
+    let wanted = config.otel.clone().or_else(|| config.otlp.as_ref().map(from_file));
+    Ok(setup::tracing(wanted, &[("k8s.node.name", &config.node), ("k8s.cluster.name", &config.cluster)])?)
 }

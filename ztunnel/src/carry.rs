@@ -2,7 +2,6 @@
 
 use std::future::pending;
 use std::sync::Arc;
-use std::time::Instant;
 
 use hbone::TunnelStream;
 use identity::Peer;
@@ -10,15 +9,16 @@ use mesh::{Direction, Outcome};
 use net::relay::{Ended, IntoEnd, Progress, Side, TcpEnd, relay};
 use net::socket;
 use policy::{Permit, Subject, Verdict};
-use telemetry::{Meter, Record};
+use proxy::meter::Way;
+use proxy::tunnel_io::TunnelEnd;
+use proxy::{World, bond};
+use telemetry::Record;
 use tokio::net::TcpStream;
 
-use crate::bond;
 use crate::here::Here;
 use crate::judge;
 use crate::pod::Pod;
-use crate::tunnel_io::TunnelEnd;
-use crate::world::World;
+use crate::world::OfPod as _;
 
 /// The side of a connection that is not the application's.
 pub(crate) enum Far {
@@ -84,27 +84,6 @@ pub(crate) struct Guard {
     pub(crate) pod: Arc<Pod>,
     /// Certificates that the connection rests on, where no tunnel of its own ends when one is revoked.
     pub(crate) certificates: Vec<Peer>,
-}
-
-/// The relay's own counters, read as from source to destination.
-#[derive(Debug)]
-struct Way {
-    first_is_source: bool,
-    progress: Arc<Progress>,
-}
-
-impl Meter for Way {
-    fn to_destination(&self) -> u64 {
-        if self.first_is_source { self.progress.a_to_b() } else { self.progress.b_to_a() }
-    }
-
-    fn to_source(&self) -> u64 {
-        if self.first_is_source { self.progress.b_to_a() } else { self.progress.a_to_b() }
-    }
-
-    fn first_byte(&self) -> Option<Instant> {
-        if self.first_is_source { self.progress.first_b_to_a() } else { self.progress.first_a_to_b() }
-    }
 }
 
 /// Why a connection is ended from outside.

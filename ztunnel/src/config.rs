@@ -1,14 +1,13 @@
 //! The node proxy's configuration: one YAML file, parsed once.
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 
 use document::{Check, Report, Span};
-use identity::channel::TrustedRoots;
 use mesh::addr::Cidr;
+use proxy::settings::{self, Authority, ControlPlane, Log, Otlp, OwnPod};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use telemetry::TracingConfig;
 
 /// Everything an operator can say to the node proxy.
@@ -113,63 +112,6 @@ impl Default for Dns {
     }
 }
 
-/// The pod that the proxy runs in. The control plane compares the namespace with that of our token (discovery.md 1).
-#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub(crate) struct OwnPod {
-    /// Its name.
-    #[serde(default)]
-    pub(crate) name: String,
-    /// Its namespace.
-    #[serde(default)]
-    pub(crate) namespace: String,
-    /// Its address.
-    #[serde(default)]
-    pub(crate) address: Option<IpAddr>,
-}
-
-/// The control plane's address and how to trust it.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub(crate) struct ControlPlane {
-    /// `https://host:port`.
-    pub(crate) address: String,
-    /// PEM file with the roots of its certificate, re-read when it changes; `SYSTEM` means the machine's bundle.
-    pub(crate) root_file: PathBuf,
-    /// File with our bearer token; read for every stream.
-    pub(crate) token_file: PathBuf,
-    /// Name to check in its certificate in place of the address's.
-    #[serde(default)]
-    pub(crate) alt_name: Option<String>,
-    /// Further headers of the stream.
-    #[serde(default, serialize_with = "names_only")]
-    pub(crate) headers: BTreeMap<String, String>,
-    /// Further node metadata.
-    #[serde(default)]
-    pub(crate) metadata: BTreeMap<String, serde_json::Value>,
-}
-
-/// The certificate authority's address and how to trust it.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub(crate) struct Authority {
-    /// `https://host:port`.
-    pub(crate) address: String,
-    /// PEM file with the roots of its certificate, re-read when it changes; `SYSTEM` means the machine's bundle.
-    pub(crate) root_file: PathBuf,
-    /// File with our bearer token; read for every request.
-    pub(crate) token_file: PathBuf,
-    /// Name to check in its certificate in place of the address's.
-    #[serde(default)]
-    pub(crate) alt_name: Option<String>,
-    /// Further headers of each request.
-    #[serde(default, serialize_with = "names_only")]
-    pub(crate) headers: BTreeMap<String, String>,
-    /// Life of a certificate to ask for.
-    #[serde(default = "defaults::certificate_lifetime")]
-    pub(crate) certificate_lifetime: Span,
-}
-
 /// What to do with a destination in `podCIDRs` that discovery does not know.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -190,43 +132,6 @@ pub(crate) enum SameNode {
     /// By mutual TLS, like everybody else.
     #[default]
     Mtls,
-}
-
-/// Where spans go.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub(crate) struct Otlp {
-    /// `http://host:4317` (gRPC).
-    pub(crate) endpoint: String,
-    /// Share of connections that are traced, 0 to 1.
-    #[serde(default = "defaults::sampling")]
-    pub(crate) sampling: f64,
-}
-
-/// Messages.
-#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub(crate) struct Log {
-    /// Level, or levels by module: `info,hbone=debug`.
-    #[serde(default)]
-    pub(crate) level: Option<String>,
-    /// Form of the lines.
-    #[serde(default)]
-    pub(crate) format: LogFormat,
-    /// Write policy decisions at INFO in place of DEBUG.
-    #[serde(default)]
-    pub(crate) policy_info: bool,
-}
-
-/// Form of log lines.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub(crate) enum LogFormat {
-    /// One JSON object a line.
-    Json,
-    /// Tab-separated text.
-    #[default]
-    Text,
 }
 
 /// What one pod may use at a time.
@@ -251,24 +156,6 @@ impl Config {
     }
 }
 
-/// Whom to trust, as `rootFile` says.
-pub(crate) fn roots(root_file: &Path) -> TrustedRoots {
-    // The spelling of Istio's XDS_ROOT_CA and CA_ROOT_CA (drop-in.md).
-    if root_file.as_os_str() == "SYSTEM" { TrustedRoots::System } else { TrustedRoots::File(root_file.to_owned()) }
-}
-
-/// A header may be a credential, and the configuration is shown by `/config_dump`.
-fn names_only<S: Serializer>(headers: &BTreeMap<String, String>, to: S) -> Result<S::Ok, S::Error> {
-    to.collect_map(headers.keys().map(|name| (name, "(hidden)")))
-}
-
-impl Config {
-    /// How many of the places that a world can come from are named.
-    fn sources(&self) -> usize {
-        [self.local_file.is_some(), self.local_text.is_some(), self.xds.is_some()].into_iter().filter(|s| *s).count()
-    }
-}
-
 impl Check for Config {
     fn check(&self, report: &mut Report) {
         for (index, text) in self.pod_cidrs.iter().enumerate() {
@@ -278,31 +165,8 @@ impl Check for Config {
                     .mistake(error.to_string(), "write a block such as 10.244.0.0/16");
             }
         }
-        match self.sources() {
-            0 => report.at("").mistake(
-                "neither `localFile` nor `localText` nor `xds` is given",
-                "name where workloads and policies come from",
-            ),
-            1 => {}
-            _ => report
-                .at("")
-                .mistake("more than one of `localFile`, `localText` and `xds` is given", "keep one of them"),
-        }
-        if !self.admin.ip().is_loopback() {
-            let what =
-                format!("{} can be reached from other hosts, and the admin server can stop the proxy", self.admin);
-            report.at("/admin").mistake(&what, "use 127.0.0.1:15000 or [::1]:15000");
-        }
-        for (path, address) in
-            [("/ca/address", Some(&self.ca.address)), ("/xds/address", self.xds.as_ref().map(|x| &x.address))]
-        {
-            if address.is_some_and(|a| !a.starts_with("https://")) {
-                report.at(path).mistake(
-                    "not an https:// address",
-                    "tokens and certificates are never sent in clear; use https://host:port",
-                );
-            }
-        }
+        settings::check_source(report, self.local_file.is_some(), self.local_text.is_some(), self.xds.is_some());
+        settings::check(report, self.admin, &self.ca, self.xds.as_ref(), self.otlp.as_ref());
         if let Err(error) = crate::dns::settings(self) {
             let field = match &error {
                 dns::SettingsError::Domain(_) => "/dns/clusterDomain",
@@ -312,11 +176,6 @@ impl Check for Config {
         }
         if self.workers == Some(0) {
             report.at("/workers").mistake("0 workers carry no connection", "use 1 or more, or leave it out");
-        }
-        if let Some(sampling) = self.otlp.as_ref().map(|o| o.sampling)
-            && !(0.0..=1.0).contains(&sampling)
-        {
-            report.at("/otlp/sampling").mistake(format!("{sampling} is not a share"), "use a number from 0 to 1");
         }
     }
 }
@@ -348,16 +207,6 @@ mod defaults {
     // Istio's CONNECTION_TERMINATION_DEADLINE (hbone.md 11).
     pub(super) fn drain() -> Span {
         Span::from(Duration::from_secs(5))
-    }
-
-    // Istio's SECRET_TTL (ca.md 3).
-    pub(super) fn certificate_lifetime() -> Span {
-        Span::from(Duration::from_secs(24 * 3600))
-    }
-
-    pub(super) fn sampling() -> f64 {
-        // Istio's PILOT_TRACE_SAMPLING (telemetry.md 4).
-        0.01
     }
 
     pub(super) fn cluster_domain() -> String {

@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::here::Shared;
 use crate::pod::{LiveConnection, Pod, PodInfo};
 use crate::pods::Pods;
+use crate::world::OfPod as _;
 
 /// Everything at one moment.
 #[derive(Serialize)]

@@ -1,62 +1,62 @@
-//! Where the world comes from: a file that is followed, or a control plane.
+//! Where the world comes from, and who hears of it.
 
 use std::convert::Infallible;
-use std::path::Path;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
+use anyhow::{Context, Result};
 use chassis::readiness::Condition;
-use document::Mistakes;
+use proxy::control_plane::{FollowError, Plane};
+use proxy::settings::ControlPlane;
+use proxy::{Follower, News};
 use tokio::sync::mpsc;
-use xds::Change;
-use xds::local::{Event, OpenError, Watcher};
+use xds::client::{ClientConfig, Node};
 
+use crate::config::Config;
 use crate::here::Shared;
 use crate::worker::Command;
 
-/// Applies changes and tells the workers what is gone.
-pub(crate) struct Follower {
-    pub(crate) shared: Arc<Shared>,
-    pub(crate) workers: Vec<mpsc::UnboundedSender<Command>>,
-    pub(crate) synced: Condition,
+#[cfg(test)]
+#[path = "discovery_tests.rs"]
+mod tests;
+
+/// The address that is sent when our own is not known (discovery.md 1, `INSTANCE_IP`).
+const NO_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(1, 1, 1, 1));
+
+/// Keeps the world and tells the workers what is gone.
+pub(crate) fn follower(shared: &Shared, workers: Vec<mpsc::UnboundedSender<Command>>, synced: Condition) -> Follower {
+    Follower::new(shared.world.clone(), synced, move |news: News| {
+        if news.removed.is_empty() {
+            return;
+        }
+        for worker in &workers {
+            if worker.send(Command::Evict(news.removed.clone())).is_err() {
+                tracing::debug!("a worker has ended");
+            }
+        }
+    })
 }
 
-impl Follower {
-    /// Applies one change.
-    pub(crate) fn apply(&self, change: Change) {
-        let removed: Arc<[Arc<str>]> = change.removed.clone().into();
-        let synced = change.synced;
-        self.shared.world.apply(change);
-        if !removed.is_empty() {
-            for worker in &self.workers {
-                if worker.send(Command::Evict(removed.clone())).is_err() {
-                    tracing::debug!("a worker has ended");
-                }
-            }
-        }
-        if synced {
-            self.synced.met();
-        }
+/// Follows discovery for ever.
+pub(crate) async fn discover(follower: Follower, shared: Arc<Shared>) -> Result<Infallible> {
+    let config = &shared.config;
+    if let Some(path) = &config.local_file {
+        return follower.file(path).await.with_context(|| format!("{}", path.display()));
     }
+    if let Some(text) = &config.local_text {
+        return Ok(follower.text(text).await?);
+    }
+    let Some(plane) = &config.xds else { anyhow::bail!("neither `localFile` nor `localText` nor `xds` is given") };
+    follow(follower, &shared, plane).await.context("`xds`")
+}
 
-    /// Takes a world that never changes.
-    pub(crate) async fn text(self, text: &str) -> Result<Infallible, Mistakes> {
-        let world = xds::local::parse("localText", text)?;
-        self.apply(world.change());
-        Ok(std::future::pending().await)
-    }
+async fn follow(follower: Follower, shared: &Shared, plane: &ControlPlane) -> Result<Infallible, FollowError> {
+    // Everything: a proxy that knows all addresses can tell a pod that is new from one that does not exist.
+    let asked = ClientConfig::ztunnel(node(&shared.config), false);
+    Plane::new(plane, &shared.config.cluster, asked)?.follow(follower, &shared.telemetry).await
+}
 
-    /// Follows a file for ever. A file that is broken at the start is an error; one that breaks later leaves the world
-    /// as it was.
-    pub(crate) async fn file(self, path: &Path) -> Result<Infallible, OpenError> {
-        let mut watcher = Watcher::open(path).await?;
-        let first = watcher.world().change();
-        self.apply(Change { synced: true, ..first });
-        loop {
-            match watcher.next().await {
-                Event::Changed { change, .. } => self.apply(change),
-                Event::Broken(mistakes) => tracing::warn!(file = %path.display(), %mistakes, "file not taken over"),
-                Event::Lost(cause) => return Err(OpenError::Watch { path: path.to_owned(), cause }),
-            }
-        }
-    }
+fn node(config: &Config) -> Node {
+    let pod = &config.own_pod;
+    Node::ztunnel(pod.address.unwrap_or(NO_ADDRESS), &pod.name, &pod.namespace, &config.node)
 }

@@ -32,6 +32,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::config::Config;
 use crate::here::Here;
+use crate::world::OfPod as _;
 
 /// Port of name servers (RFC 1035, 4.2).
 const PORT: u16 = 53;

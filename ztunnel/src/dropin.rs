@@ -19,9 +19,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use document::Span;
+use proxy::settings::{Log, LogFormat, OwnPod};
 use telemetry::TracingConfig;
 
-use crate::config::{Config, Dns, Log, LogFormat, OwnPod, PodLimits, SameNode, UnknownPod};
+use crate::config::{Config, Dns, PodLimits, SameNode, UnknownPod};
 pub(crate) use environment::Environment;
 use environment::Reader;
 use proxy_config::ProxyConfig;

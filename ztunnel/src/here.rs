@@ -1,6 +1,6 @@
 //! What a connection's story needs at hand: the pod, the worker it runs on, and what all workers share.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -13,22 +13,21 @@ use mesh::addr::Cidr;
 use mesh::{Direction, OriginalDst, PeerAddr};
 use net::relay::Buffers;
 use net::{mark, socket};
+use proxy::{Alive, Live, World};
 use telemetry::{Record, TcpHealth, Telemetry};
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
 
 use crate::config::Config;
 use crate::dial::PodDialer;
 use crate::dns;
 use crate::pod::Pod;
 use crate::pods::Pods;
-use crate::world::World;
 
 /// What all workers share.
 pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) pod_networks: Vec<Cidr>,
-    pub(crate) world: World,
+    pub(crate) world: Arc<World>,
     pub(crate) identities: Manager,
     pub(crate) telemetry: Telemetry,
     pub(crate) drain: drain::Signal,
@@ -58,45 +57,24 @@ pub(crate) struct WorkerState {
     pub(crate) buffers: Buffers,
     /// Where datagrams are received, one at a time; never borrowed while anything is awaited.
     pub(crate) datagram: RefCell<Vec<u8>>,
-    live: Cell<usize>,
-    idle: Notify,
+    live: Rc<Live>,
 }
 
 impl Default for WorkerState {
     fn default() -> Self {
-        Self {
-            buffers: Buffers::default(),
-            datagram: RefCell::new(vec![0; DATAGRAM]),
-            live: Cell::new(0),
-            idle: Notify::new(),
-        }
+        Self { buffers: Buffers::default(), datagram: RefCell::new(vec![0; DATAGRAM]), live: Rc::default() }
     }
 }
 
 impl WorkerState {
     /// Counts a connection or a tunnel until the guard is dropped.
-    pub(crate) fn enter(self: &Rc<Self>) -> Alive {
-        self.live.set(self.live.get() + 1);
-        Alive(self.clone())
+    pub(crate) fn enter(&self) -> Alive {
+        self.live.enter()
     }
 
     /// Waits until nothing is carried.
     pub(crate) async fn idle(&self) {
-        while self.live.get() > 0 {
-            self.idle.notified().await;
-        }
-    }
-}
-
-/// Something that the worker carries.
-pub(crate) struct Alive(Rc<WorkerState>);
-
-impl Drop for Alive {
-    fn drop(&mut self) {
-        self.0.live.set(self.0.live.get() - 1);
-        if self.0.live.get() == 0 {
-            self.0.idle.notify_waiters();
-        }
+        self.live.idle().await;
     }
 }
 

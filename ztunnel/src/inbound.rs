@@ -17,17 +17,17 @@ use mesh::{AppAddr, Direction, Identity, NetworkAddress, Outcome, PeerAddr, Work
 use net::proxy_header;
 use net::socket::{self, ConnectOptions};
 use policy::{Connection, Permit};
+use proxy::bond;
+use proxy::dial::{self, CONNECT};
 use telemetry::{Phase, Record};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::bond;
 use crate::carry::{Far, carry};
-use crate::dial;
 use crate::here::{Here, health};
 use crate::judge;
-use crate::outbound::CONNECT;
+use crate::world::OfPod as _;
 
 /// How long a peer may take for TLS: Istio gives the whole connection set-up 10 s (hbone.md 10).
 const HANDSHAKE: Duration = Duration::from_secs(10);

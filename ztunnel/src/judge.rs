@@ -2,10 +2,11 @@
 
 use mesh::Outcome;
 use policy::{Connection, Denial, Effect, Judgement, Permit, Reason, Subject, Verdict};
+use proxy::World;
 use telemetry::Record;
 
 use crate::pod::Pod;
-use crate::world::World;
+use crate::world::OfPod as _;
 
 /// A permit for a connection to one of our pods. A pod that names a policy which has not arrived yet waits for it.
 pub(crate) async fn permit(

@@ -3,13 +3,10 @@
 
 mod admin;
 mod app;
-mod bond;
 mod budget;
 mod carry;
 mod config;
 mod config_dump;
-mod control_plane;
-mod crl;
 mod dial;
 mod discovery;
 mod dns;
@@ -23,7 +20,6 @@ mod pod;
 mod pods;
 mod rights;
 mod same_node;
-mod tunnel_io;
 mod worker;
 mod world;
 

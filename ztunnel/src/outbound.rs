@@ -4,24 +4,22 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use directory::{Query, Route, Unresolved};
 use hbone::{Baggage, Bond, Head, Headers, Opened, PoolKey};
 use mesh::{Direction, Identity, OriginalDst, Outcome, PeerAddr, Service, Workload};
 use net::socket::{self, ConnectOptions};
+use proxy::dial::{self, CONNECT};
 use telemetry::{Phase, Record};
 use tokio::net::TcpStream;
 
 use crate::carry::{Far, carry};
 use crate::config::{SameNode, UnknownPod};
-use crate::dial;
 use crate::dns;
 use crate::here::Here;
 use crate::same_node::{self, Near, Wanted};
-
-/// How long a plain TCP connection to the next hop may take. Istio's value (hbone.md 5).
-pub(crate) const CONNECT: Duration = Duration::from_secs(10);
+use crate::world::OfPod as _;
 
 /// Carries one captured connection to its end.
 pub(crate) async fn outbound(here: Rc<Here>, mut app: TcpStream) {

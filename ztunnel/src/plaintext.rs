@@ -6,14 +6,14 @@ use std::rc::Rc;
 use mesh::{AppAddr, Direction, NetworkAddress, OriginalDst, Outcome, PeerAddr};
 use net::socket::{self, ConnectOptions};
 use policy::{Connection, Permit};
+use proxy::dial::{self, CONNECT};
 use telemetry::{Phase, Record};
 use tokio::net::TcpStream;
 
 use crate::carry::{Far, carry};
-use crate::dial;
 use crate::here::Here;
 use crate::judge;
-use crate::outbound::CONNECT;
+use crate::world::OfPod as _;
 
 /// Ports of the proxy itself: nobody reaches them through the proxy (hbone.md 1).
 const OWN_PORTS: [u16; 3] = [15001, 15006, 15008];

@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use mesh::Direction;
+use arc_swap::ArcSwapOption;
+use mesh::{Direction, Workload};
 use net::netns::NetNs;
 use serde::Serialize;
 use tokio::sync::watch;
@@ -28,6 +29,7 @@ pub(crate) struct Pod {
     netns: NetNs,
     budget: Arc<Budget>,
     gone: watch::Sender<bool>,
+    known: ArcSwapOption<Workload>,
     connections: Mutex<BTreeMap<u64, LiveConnection>>,
     next: AtomicU64,
 }
@@ -52,6 +54,7 @@ impl Pod {
             netns,
             budget: Arc::new(budget),
             gone: watch::Sender::new(false),
+            known: ArcSwapOption::empty(),
             connections: Mutex::default(),
             next: AtomicU64::new(0),
         }
@@ -71,6 +74,16 @@ impl Pod {
 
     pub(crate) fn budget(&self) -> &Arc<Budget> {
         &self.budget
+    }
+
+    /// What discovery says of the pod, or said last when it has dropped it: a pod that was deleted is no other than it was
+    /// while its processes end, and who waited for discovery to name it again would wait in vain.
+    pub(crate) fn workload(&self, found: Option<Arc<Workload>>) -> Option<Arc<Workload>> {
+        let Some(found) = found else { return self.known.load_full() };
+        if self.known.load().as_ref().is_none_or(|known| !Arc::ptr_eq(known, &found)) {
+            self.known.store(Some(found.clone()));
+        }
+        Some(found)
     }
 
     /// Ends the pod's listeners and connections: its network is gone or is no longer ours.

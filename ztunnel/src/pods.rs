@@ -18,6 +18,7 @@ use crate::budget::{Budget, Limits};
 use crate::here::Shared;
 use crate::pod::{Pod, PodInfo};
 use crate::worker::Command;
+use crate::world::OfPod as _;
 
 /// How long the acknowledgement of a snapshot waits for certificates: a new generation takes over when it is ready, and
 /// the agent waits 5 s for an acknowledgement (cni-zds.md 2).
@@ -75,8 +76,12 @@ pub(crate) struct Keeper {
 }
 
 impl Keeper {
-    /// Runs for ever. `synced` is told whenever the first picture is complete (true) or the agent is lost (false).
-    pub(crate) async fn run(&self, mut client: Client, synced: impl Fn(bool)) {
+    /// Runs for ever. `synced` is told whenever a picture of all pods is complete.
+    ///
+    /// That the agent is lost is told to nobody but the log: the pods are served as before, and a proxy that called itself not
+    /// ready for it would be taken for broken. A DaemonSet that is being updated ends such a pod at once, without waiting for
+    /// the one that is to take over.
+    pub(crate) async fn run(&self, mut client: Client, synced: impl Fn()) {
         // Pods named since the last connection: what a snapshot leaves out is gone.
         let mut named: Vec<Arc<str>> = Vec::new();
         let mut first = true;
@@ -110,7 +115,7 @@ impl Keeper {
                     left.iter().for_each(|uid| self.remove(uid));
                     self.settle().await;
                     ack.ok();
-                    synced(true);
+                    synced();
                     if std::mem::take(&mut first) {
                         let (shared, pods, certified) =
                             (self.shared.clone(), self.pods.clone(), self.certified.clone());
@@ -124,7 +129,6 @@ impl Keeper {
                 Event::Disconnected(reason) => {
                     // The pods that we have go on; what the next snapshot names decides.
                     tracing::warn!(%reason, "no connection to the node agent; trying again");
-                    synced(false);
                 }
             }
         }

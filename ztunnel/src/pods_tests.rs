@@ -10,7 +10,6 @@ use xds::Change;
 
 use super::*;
 use crate::config::Config;
-use crate::world::World;
 
 /// Longer than any scheduling delay of a busy machine.
 const SOON: Duration = Duration::from_secs(10);
@@ -59,7 +58,7 @@ fn shared(authority: Authority, known: usize) -> (Arc<Shared>, Arc<Pods>) {
     let shared = Shared {
         pod_networks: Vec::new(),
         pods: pods.clone(),
-        world: World::new(),
+        world: Arc::default(),
         identities: Manager::new(identity::Config::default(), Arc::new(authority)),
         telemetry: Telemetry::new(telemetry::Config::default()),
         drain: Drain::new().signal(),
@@ -117,4 +116,27 @@ async fn an_authority_that_stays_away_is_not_waited_for_for_ever() {
     timeout(SOON, first_certificates(&shared, &pods, patience)).await.unwrap();
     assert!(began.elapsed() >= patience);
     assert_eq!(certificates(&shared), 0);
+}
+
+#[tokio::test]
+async fn a_pod_that_discovery_has_dropped_is_who_it_was_and_nobody_waits() {
+    let (_open, closed) = watch::channel(false);
+    let (shared, pods) = shared(Authority::new(closed), 1);
+    let [known, unknown] = ["a", "b"].map(|uid| pods.lock()[uid].clone());
+    assert!(shared.world.local_now(&known).is_some() && shared.world.local_now(&unknown).is_none());
+    shared.world.apply(Change { removed: vec!["Kubernetes//Pod/shop/a".into()], ..Change::default() });
+    let connection = policy::Connection {
+        source: None,
+        source_ip: [10, 0, 0, 9].into(),
+        destination_ip: [10, 0, 0, 1].into(),
+        destination_port: 80,
+    };
+    let telemetry = &shared.telemetry;
+    let peer = mesh::PeerAddr("10.0.0.9:5".parse().unwrap());
+    let mut record = telemetry::Record::new(telemetry, mesh::Direction::Inbound, peer, "10.0.0.1:80".parse().unwrap());
+    let permit = crate::judge::permit(&shared.world, &known, connection, &mut record);
+    // Its network may be gone in a moment: whoever waited for discovery would hang until its peer gives up.
+    assert!(timeout(Duration::from_millis(50), permit).await.expect("it was waited for").is_ok());
+    record.finish(mesh::Outcome::Closed);
+    assert_eq!(shared.world.local_now(&known).map(|w| w.name.clone()).as_deref(), Some("a"));
 }

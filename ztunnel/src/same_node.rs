@@ -12,14 +12,13 @@ use mesh::{AppAddr, Direction, Outcome, PeerAddr, Service, Workload};
 use net::relay::{Progress, TcpEnd};
 use net::socket::{self, ConnectOptions};
 use policy::Connection;
+use proxy::dial::{self, CONNECT};
 use telemetry::{Phase, Record};
 use tokio::net::TcpStream;
 
 use crate::carry::{self, Guard};
-use crate::dial;
 use crate::here::Here;
 use crate::judge;
-use crate::outbound::CONNECT;
 use crate::pod::Entry;
 
 /// What discovery found.

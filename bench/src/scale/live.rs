@@ -22,7 +22,7 @@ use super::steps::fill;
 use super::table::Table;
 use super::token::bound;
 use crate::site::{Form, Reach, Site, ZTUNNELS};
-use crate::usage;
+use crate::usage::{self, Threads};
 
 /// Ports of the control plane in the infrastructure namespace, where the authority has 15012.
 const XDS: u16 = 15112;
@@ -58,7 +58,9 @@ pub(crate) fn run(settings: &Settings, table: &mut Table) -> Result<()> {
     let server = site.server(Form::Meshed, Reach::Far)?;
     requests(&site, server, settings, 1)?;
     for _ in 0..settings.rounds {
+        let begin = workers(&site)?;
         let quiet = requests(&site, server, settings, SECONDS)?;
+        let middle = workers(&site)?;
         let stop = AtomicBool::new(false);
         let (pushed, pushes) = std::thread::scope(|scope| {
             let pushing = scope.spawn(|| plane.push_until(&stop));
@@ -74,6 +76,14 @@ pub(crate) fn run(settings: &Settings, table: &mut Table) -> Result<()> {
             add(&format!("pushed.{name}"), "ms", during);
             add(&format!("added.{name}"), "ms", during - before);
         }
+        // What the requests' own threads have to do more, and what they wait for a CPU: the one is ours, the other also the
+        // machine's.
+        let end = workers(&site)?;
+        let made = (settings.requests * SECONDS) as f64;
+        for (name, from, to) in [("quiet", begin, middle), ("pushed", middle, end)] {
+            add(&format!("{name}.worker-cpu"), "us/request", (to.ran - from.ran) as f64 / 1e3 / made);
+            add(&format!("{name}.worker-wait"), "us/request", (to.waited - from.waited) as f64 / 1e3 / made);
+        }
         let (count, took) = pushes;
         add("pushes", "1", count);
         add("push", "s", took);
@@ -84,6 +94,14 @@ pub(crate) fn run(settings: &Settings, table: &mut Table) -> Result<()> {
     drop(plane);
     drop(folder);
     Ok(site.lab.down()?)
+}
+
+/// The threads of both proxies that carry connections.
+fn workers(site: &Site) -> Result<Threads> {
+    site.proxies()?.into_iter().try_fold(Threads::default(), |sum, pid| {
+        let one = usage::threads(pid, "worker-")?;
+        Ok(Threads { ran: sum.ran + one.ran, waited: sum.waited + one.waited })
+    })
 }
 
 fn requests(site: &Site, server: IpAddr, settings: &Settings, seconds: u64) -> Result<Value> {

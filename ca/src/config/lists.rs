@@ -28,6 +28,9 @@ pub struct TokenEntry {
     pub node: Option<String>,
     /// `node`: asks for the pods of its node, never for itself. `none`: asks for itself only.
     pub may_impersonate: Mayhap,
+    /// DNS names that its certificate may have, as the control plane's server needs them.
+    #[serde(default)]
+    pub names: Vec<String>,
 }
 
 /// For whom a caller may ask.

@@ -18,6 +18,8 @@ pub(crate) struct Values {
     pub(crate) ca: Authority,
     /// The control plane.
     pub(crate) control: Replicated,
+    /// Waypoints, which the control plane makes of Gateways.
+    pub(crate) waypoint: Waypoint,
     /// The node proxy.
     pub(crate) ztunnel: Ztunnel,
     /// The node agent.
@@ -124,6 +126,59 @@ pub(crate) struct Replicated {
     pub(crate) replicas: u32,
     /// CPU and memory, as in a container.
     pub(crate) resources: serde_json::Map<String, serde_json::Value>,
+}
+
+/// Waypoints. What is said here holds for all; a Gateway's `infrastructure.parametersRef` lays its own pieces over it.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct Waypoint {
+    /// Make a Deployment, a Service and a service account for each Gateway of a waypoint class. Off: the control plane may
+    /// make nothing in users' namespaces, and waypoints are deployed by others.
+    pub(crate) deploy: bool,
+    /// Make a Gateway `waypoint` in a namespace when a route or an L7 policy there needs one; without this, only in namespaces
+    /// with the label `culvert.dev/auto-waypoint: enabled`.
+    pub(crate) automatic: bool,
+    /// Image with its tag; `waypoint` beside the others when empty.
+    pub(crate) image: String,
+    /// How many pods.
+    pub(crate) replicas: u32,
+    /// More pods under load, in place of `replicas`.
+    pub(crate) autoscaling: Autoscaling,
+    /// CPU and memory, as in a container.
+    pub(crate) resources: serde_json::Map<String, serde_json::Value>,
+    /// Seconds that requests and connections may go on after a pod is told to end; its grace period is 10 s more.
+    pub(crate) drain_seconds: u32,
+    /// Threads that carry connections; 0 = one per CPU.
+    pub(crate) workers: u32,
+    /// `affinity` of the pods.
+    pub(crate) affinity: serde_json::Map<String, serde_json::Value>,
+    /// `nodeSelector` of the pods.
+    pub(crate) node_selector: BTreeMap<String, String>,
+    /// `tolerations` of the pods.
+    pub(crate) tolerations: Vec<serde_json::Map<String, serde_json::Value>>,
+    /// `topologySpreadConstraints` of the pods; a constraint without `labelSelector` is about the waypoint's own. Empty:
+    /// spread over nodes where possible.
+    pub(crate) topology_spread_constraints: Vec<serde_json::Map<String, serde_json::Value>>,
+    /// `priorityClassName` of the pods; none when empty.
+    pub(crate) priority_class_name: String,
+    /// Further annotations of the pods.
+    pub(crate) pod_annotations: BTreeMap<String, String>,
+    /// Further labels of the pods.
+    pub(crate) pod_labels: BTreeMap<String, String>,
+}
+
+/// More pods under load.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct Autoscaling {
+    /// A HorizontalPodAutoscaler for each waypoint.
+    pub(crate) enabled: bool,
+    /// Fewest pods.
+    pub(crate) min_replicas: u32,
+    /// Most pods.
+    pub(crate) max_replicas: u32,
+    /// Percent of the requested CPU to hold.
+    pub(crate) target_cpu: u32,
 }
 
 /// The node proxy.

@@ -16,10 +16,15 @@ use kubernetes::client::{CallError, call};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::waypoints::WaypointFacts;
 use crate::status::{self, Status};
 
 /// Name of the ConfigMap with the roots.
 pub(crate) const ROOTS: &str = "culvert-ca-root-cert";
+
+/// The definition that says which version of the Gateway API there is, and the annotation that does.
+const GATEWAYS: &str = "gateways.gateway.networking.k8s.io";
+const BUNDLE: &str = "gateway.networking.k8s.io/bundle-version";
 
 /// Everything that the checks look at.
 #[derive(Debug, Default)]
@@ -51,6 +56,8 @@ pub(crate) struct Facts {
     pub(crate) status: Option<Status>,
     /// What each agent says of itself, by node.
     pub(crate) agents: BTreeMap<String, Value>,
+    /// Waypoints and what concerns them.
+    pub(crate) waypoints: WaypointFacts,
 }
 
 impl Facts {
@@ -66,7 +73,11 @@ impl Facts {
         facts.clocks = clocks(client).await;
         let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
         facts.definitions = match call("list resource definitions", definitions.list_metadata(&all)).await {
-            Ok(list) => Some(list.items.iter().map(ResourceExt::name_any).collect()),
+            Ok(list) => {
+                let gateways = list.items.iter().find(|d| d.name_any() == GATEWAYS);
+                facts.waypoints.bundle = gateways.and_then(|d| d.annotations().get(BUNDLE).cloned());
+                Some(list.items.iter().map(ResourceExt::name_any).collect())
+            }
             Err(CallError::Forbidden { .. }) => None,
             Err(error) => return Err(error.into()),
         };
@@ -99,6 +110,7 @@ impl Facts {
         self.pods = list(Api::all(client.clone()), "pods").await?;
         let (status, agents) = status::gather_all(client, system, None).await?;
         (self.status, self.agents) = (Some(status), agents);
+        self.waypoints.gather(client).await?;
         Ok(())
     }
 }

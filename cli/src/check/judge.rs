@@ -7,7 +7,7 @@ use kubernetes::object::crds;
 use x509_parser::pem::Pem;
 
 use super::facts::{Facts, ROOTS};
-use super::{Line, State};
+use super::{Line, State, waypoints};
 use crate::enroll;
 
 /// Oldest Kubernetes that has what we use: sidecar containers aside, server-side apply and bound tokens with node claims
@@ -39,7 +39,9 @@ pub(crate) fn judge(facts: &Facts, pre: bool) -> Vec<Line> {
             remedy: "read docs/beside-istio.md; objects with Istio's names are left to it".to_owned(),
         });
     }
+    lines.extend(waypoints::version(&facts.waypoints));
     if !pre {
+        lines.extend(waypoints::lines(&facts.waypoints));
         lines.extend(["culvert-ca", "culvert-control"].map(|name| deployment(facts, name)));
         lines.extend(facts.nodes.iter().flat_map(|node| programs(node, facts)));
         lines.push(versions(facts));
@@ -49,20 +51,20 @@ pub(crate) fn judge(facts: &Facts, pre: bool) -> Vec<Line> {
         lines.extend(tunnels(facts));
     }
     // Together what belongs together, in the order of what stands on what.
-    let order = ["cluster", "node", "ca", "control", "mesh"];
+    let order = ["cluster", "node", "ca", "control", "mesh", "waypoint"];
     lines.sort_by_key(|line| order.iter().position(|group| *group == line.group()));
     lines
 }
 
-fn ok(id: &'static str, what: impl Into<String>) -> Line {
+pub(super) fn ok(id: &'static str, what: impl Into<String>) -> Line {
     Line { id, state: State::Ok, what: what.into(), remedy: String::new() }
 }
 
-fn fail(id: &'static str, what: impl Into<String>, remedy: impl Into<String>) -> Line {
+pub(super) fn fail(id: &'static str, what: impl Into<String>, remedy: impl Into<String>) -> Line {
     Line { id, state: State::Fail, what: what.into(), remedy: remedy.into() }
 }
 
-fn warn(id: &'static str, what: impl Into<String>, remedy: impl Into<String>) -> Line {
+pub(super) fn warn(id: &'static str, what: impl Into<String>, remedy: impl Into<String>) -> Line {
     Line { id, state: State::Warn, what: what.into(), remedy: remedy.into() }
 }
 

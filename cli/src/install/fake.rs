@@ -58,13 +58,15 @@ impl Fake {
         self.state.lock().unwrap().story.clone()
     }
 
-    fn answer(&self, method: &Method, uri: &http::Uri, sent: &[u8]) -> Answer {
+    /// `merges`: what is sent is merged into what there is.
+    fn answer(&self, method: &Method, uri: &http::Uri, merges: bool, sent: &[u8]) -> Answer {
         let path = uri.path();
         let query = uri.query().unwrap_or_default().replace("%3D", "=").replace("%2C", ",").replace("%2F", "/");
         let query: HashMap<&str, &str> = query.split('&').filter_map(|q| q.split_once('=')).collect();
         let mut state = self.state.lock().unwrap();
         match *method {
             Method::DELETE => state.delete(path),
+            Method::PATCH if merges => state.merge(path, &serde_json::from_slice(sent).unwrap()),
             Method::PATCH => state.apply(path, serde_json::from_slice(sent).unwrap(), query.contains_key("dryRun")),
             _ if query.contains_key("watch") => state.watch(path, &query),
             _ if is_list(path) => {
@@ -88,6 +90,20 @@ fn is_list(path: &str) -> bool {
     (parts - if path.starts_with("/api/") { 2 } else { 3 }) % 2 == 1
 }
 
+fn merge(into: &mut Value, patch: &Value) {
+    let Some(patch) = patch.as_object() else { return *into = patch.clone() };
+    if !into.is_object() {
+        *into = json!({});
+    }
+    let Some(into) = into.as_object_mut() else { return };
+    for (key, value) in patch {
+        match value {
+            Value::Null => drop(into.remove(key)),
+            value => merge(into.entry(key.clone()).or_insert(Value::Null), value),
+        }
+    }
+}
+
 impl State {
     fn store(&mut self, path: &str, mut object: Value) -> &Value {
         let parts: Vec<&str> = path.split('/').collect();
@@ -106,7 +122,7 @@ impl State {
 
     fn delete(&mut self, path: &str) -> Answer {
         let Some(object) = self.objects.get_mut(path) else { return none() };
-        if path.ends_with("/daemonsets/culvert-node") || path.contains("/deployments/") {
+        if path.ends_with("/daemonsets/culvert-node") || path.contains("/deployments/culvert-") {
             object["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
         } else {
             self.objects.remove(path);
@@ -131,6 +147,14 @@ impl State {
         (StatusCode::OK, if dry_run { sent.to_string() } else { self.store(path, sent).to_string() })
     }
 
+    /// A JSON merge patch (RFC 7396).
+    fn merge(&mut self, path: &str, patch: &Value) -> Answer {
+        let Some(object) = self.objects.get(path) else { return none() };
+        let mut object = object.clone();
+        merge(&mut object, patch);
+        (StatusCode::OK, self.store(path, object).to_string())
+    }
+
     fn watch(&mut self, path: &str, query: &HashMap<&str, &str>) -> Answer {
         let mut lines = String::new();
         for at in self.selected(path, query) {
@@ -152,7 +176,10 @@ impl State {
                 && collection.starts_with(&format!("{base}/namespaces/"))
                 && collection.ends_with(&format!("/{plural}"));
             let field = query.get("fieldSelector").and_then(|f| f.strip_prefix("metadata.name="));
-            let label = |one: &str| one.split_once('=').is_some_and(|(k, v)| object["metadata"]["labels"][k] == v);
+            let label = |one: &str| match one.split_once('=') {
+                Some((key, value)) => object["metadata"]["labels"][key] == value,
+                None => object["metadata"]["labels"][one].is_string(),
+            };
             (collection == path || elsewhere)
                 && field.is_none_or(|n| n == name)
                 && query.get("labelSelector").is_none_or(|selector| selector.split(',').all(label))
@@ -174,7 +201,8 @@ impl tower_service::Service<Request<Body>> for Fake {
         let (parts, body) = request.into_parts();
         // What is sent is in memory already.
         let sent = futures_util::FutureExt::now_or_never(body.collect()).unwrap().unwrap().to_bytes();
-        let (status, body) = self.answer(&parts.method, &parts.uri, &sent);
+        let merges = parts.headers.get("content-type").is_some_and(|t| t == "application/merge-patch+json");
+        let (status, body) = self.answer(&parts.method, &parts.uri, merges, &sent);
         let mut response = Response::new(Full::new(Bytes::from(body)));
         *response.status_mut() = status;
         ready(Ok(response))

@@ -6,9 +6,10 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::Args;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
-use kube::api::{Api, DeleteParams, ListParams};
+use kube::api::{Api, DeleteParams, DynamicObject, ListParams};
+use kube::core::PartialObjectMeta;
 use kube::{Client, ResourceExt};
-use kubernetes::client::call;
+use kubernetes::client::{CallError, call};
 use kubernetes::object::MANAGED_BY;
 use serde_json::{Value, json};
 
@@ -22,6 +23,21 @@ const AUTHORITY: &str = "culvert-ca";
 
 /// The ConfigMaps that the authority writes into every namespace.
 const ROOTS: [&str; 2] = ["culvert-ca-root-cert", "istio-ca-root-cert"];
+
+/// The label of what the control plane made at run time (control, `deploy/plan.rs`).
+const CONTROL: &str = "culvert-control";
+
+/// Kinds that it makes: (apiVersion, kind), Gateways only where a namespace asks for a waypoint by label. A Deployment goes
+/// before the account that its pods run as.
+const WAYPOINTS: [(&str, &str); 7] = [
+    ("gateway.networking.k8s.io/v1", "Gateway"),
+    ("autoscaling/v2", "HorizontalPodAutoscaler"),
+    ("policy/v1", "PodDisruptionBudget"),
+    ("apps/v1", "Deployment"),
+    ("v1", "Service"),
+    ("v1", "ServiceAccount"),
+    ("gateway.networking.k8s.io/v1", "GatewayClass"),
+];
 
 /// Takes Culvert out of a cluster: pods leave the mesh, then nothing of it is left but its namespace.
 #[derive(Args)]
@@ -94,6 +110,7 @@ async fn remove(client: &Client, command: &Uninstall) -> Result<()> {
         "metadata": {"name": "culvert-control-leader", "namespace": namespace}});
     told(client, &lease).await?;
     delete_roots(client).await?;
+    delete_waypoints(client).await?;
     if for_helm {
         return Ok(());
     }
@@ -135,6 +152,31 @@ async fn delete_roots(client: &Client) -> Result<()> {
             let mut object = sample.clone();
             object["metadata"]["namespace"] = json!(root.namespace());
             told(client, &object).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Deletes what the control plane made: automatic Gateways, what was made for any Gateway, and its classes.
+async fn delete_waypoints(client: &Client) -> Result<()> {
+    let made = ListParams::default().labels(&format!("{MANAGED_BY}={CONTROL}"));
+    for (version, kind) in WAYPOINTS {
+        let sample = json!({"apiVersion": version, "kind": kind, "metadata": {}});
+        let found = match call(&format!("list the {kind}s of waypoints"), api_of(client, &sample)?.list_metadata(&made))
+            .await
+        {
+            Ok(list) => list.items,
+            // The Gateway API is not installed.
+            Err(CallError::NotFound { .. }) => continue,
+            Err(error) => return Err(error.into()),
+        };
+        // A label alone could be copied.
+        let of_gateway =
+            |o: &PartialObjectMeta<DynamicObject>| o.owner_references().iter().any(|r| r.kind == "Gateway");
+        for object in found.into_iter().filter(|o| kind.starts_with("Gateway") || of_gateway(o)) {
+            let mut gone = sample.clone();
+            gone["metadata"] = json!({"name": object.name_any(), "namespace": object.namespace()});
+            told(client, &gone).await?;
         }
     }
     Ok(())

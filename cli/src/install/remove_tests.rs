@@ -32,7 +32,14 @@ fn installed(by: &str, values: &Value) -> Fake {
     }
     fake.put(&format!("{SYSTEM}/secrets/culvert-ca-key"), &authority, Value::Null);
     fake.put("/apis/coordination.k8s.io/v1/namespaces/culvert-system/leases/culvert-control-leader", &[], Value::Null);
-    // Of others, by the same names.
+    let waypoint = [(MANAGED_BY, CONTROL)];
+    let owned =
+        json!({"metadata": {"ownerReferences": [{"apiVersion": "v1", "kind": "Gateway", "name": "w", "uid": "u"}]}});
+    fake.put("/apis/apps/v1/namespaces/shop/deployments/waypoint", &waypoint, owned.clone());
+    fake.put("/api/v1/namespaces/shop/services/waypoint", &waypoint, owned);
+    fake.put("/apis/gateway.networking.k8s.io/v1/gatewayclasses/culvert-waypoint", &waypoint, Value::Null);
+    // Of others, by the same names, or with the label copied.
+    fake.put("/api/v1/namespaces/shop/services/web", &waypoint, Value::Null);
     fake.put("/api/v1/namespaces/istio-system/configmaps/istio-ca-root-cert", &[(MANAGED_BY, "istiod")], Value::Null);
     fake.put("/api/v1/namespaces/shop/configmaps/culvert", &[], Value::Null);
     fake
@@ -53,8 +60,11 @@ fn at(story: &[String], path: &str) -> usize {
     story.iter().position(|s| *s == format!("GONE {path}")).unwrap_or_else(|| panic!("{path} did not go: {story:#?}"))
 }
 
-const OF_OTHERS: [&str; 2] =
-    ["/api/v1/namespaces/istio-system/configmaps/istio-ca-root-cert", "/api/v1/namespaces/shop/configmaps/culvert"];
+const OF_OTHERS: [&str; 3] = [
+    "/api/v1/namespaces/istio-system/configmaps/istio-ca-root-cert",
+    "/api/v1/namespaces/shop/configmaps/culvert",
+    "/api/v1/namespaces/shop/services/web",
+];
 
 #[tokio::test]
 async fn everything_of_ours_goes_in_an_order_in_which_nothing_comes_back() {
@@ -68,6 +78,8 @@ async fn everything_of_ours_goes_in_an_order_in_which_nothing_comes_back() {
     assert!(authority < at(&story, &format!("{SYSTEM}/secrets/culvert-ca-key")), "a running authority puts it back");
     assert!(authority < at(&story, "/api/v1/namespaces/shop/configmaps/istio-ca-root-cert"));
     assert!(control < lease);
+    let waypoint = at(&story, "/apis/apps/v1/namespaces/shop/deployments/waypoint");
+    assert!(control < waypoint, "a running control plane puts it back");
     assert_eq!(fake.left(), OF_OTHERS);
 }
 
@@ -108,7 +120,7 @@ async fn the_hook_leaves_to_helm_what_is_helms_and_takes_the_rest() {
     ] {
         assert!(left.iter().any(|l| l == path), "{path} is Helm's");
     }
-    for part in ["secrets", "root-cert", "leases", "deployments", "culvert-node"] {
+    for part in ["secrets", "root-cert", "leases", "deployments", "culvert-node", "waypoint"] {
         let found: Vec<_> = left.iter().filter(|l| l.contains(part) && !OF_OTHERS.contains(&&***l)).collect();
         assert!(found.is_empty(), "{found:?}");
     }

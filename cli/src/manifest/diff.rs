@@ -118,7 +118,7 @@ mod tests {
         assert_eq!(fake.left(), [""; 0], "nothing is changed");
         let made = install::make(&fake.client(), &choice(policies)).await.unwrap();
         // Definitions and namespace are told too, and not counted among the objects of the chart.
-        assert_eq!(made + 8, told.lines().count(), "{told}");
+        assert_eq!(made + kubernetes::object::crds().len() + 1, told.lines().count(), "{told}");
         assert_eq!(diff(&fake, policies).await, (false, String::new()));
         assert_eq!(install::make(&fake.client(), &choice(policies)).await.unwrap(), 0);
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use chassis::readiness::Condition;
 use chassis::{Gate, Signal};
+use identity::channel::TrustedRoots;
 use identity::server::ServerTls;
 use kube::Client;
 use kubernetes::client::{Source, connect};
@@ -14,17 +15,21 @@ use kubernetes::review::{Cached, Limits, Reviewer, TokenReviewer};
 use telemetry::Metrics;
 use telemetry::metrics::CounterFamily;
 use tokio::sync::mpsc;
+use xds::server::Server;
 
-use crate::apply::{Ask, Words};
+use crate::apply::{Ask, Outside, Words};
 use crate::arrival::Feed;
 use crate::config::Config;
+use crate::deploy::Deployer;
 use crate::folder::Folder;
-use crate::grants::{Known, TokenFile};
+use crate::grants::{Grants, Known, TokenFile};
+use crate::keys::{self, Fetcher};
 use crate::lease::Election;
 use crate::status_writer::Writer;
 use crate::tls::{self, Renewal};
 use crate::watch;
 use crate::world::Settings;
+use crate::{acknowledged, maps};
 
 /// User agent at the API server.
 const PROGRAM: &str = concat!("culvert-control/", env!("CARGO_PKG_VERSION"));
@@ -100,6 +105,35 @@ impl Plane {
         Ok(Self { client: Some(client), reviewer, cached: Some(cached), tls, certified, renewal })
     }
 
+    /// Fetches what the world needs from outside, and hears for it when nodes have acknowledged; for ever.
+    pub(super) fn outside(
+        &self,
+        config: &Config,
+        outside: &Outside,
+        server: Server<Grants>,
+        feed: mpsc::Sender<Feed>,
+        metrics: &Metrics,
+    ) -> impl Future<Output = Infallible> + use<> {
+        let roots = config.issuer_roots.clone().map_or(TrustedRoots::System, TrustedRoots::File);
+        let fetcher = Fetcher::new(outside.vet.clone(), roots);
+        let fetched =
+            metrics.counters("culvert_control_key_fetches", "Fetches of issuers' keys, by result", &["result"]);
+        let errors = metrics.counters("culvert_control_map_errors", "Errors of watches of ConfigMaps", &["kind"]);
+        let keys = keys::run(fetcher, outside.keys.subscribe(), feed.clone(), fetched);
+        let acknowledged = acknowledged::run(server, outside.waiting.subscribe(), feed.clone());
+        let maps = self.client.clone().map(|client| maps::run(client, outside.maps.subscribe(), feed, errors));
+        async move {
+            let maps = async {
+                if let Some(maps) = maps {
+                    maps.await;
+                }
+            };
+            // They end when the world does, and the program follows.
+            tokio::join!(keys, acknowledged, maps);
+            std::future::pending().await
+        }
+    }
+
     /// Keeps the server certificate good, for ever.
     pub(super) fn keep_certificate(&mut self) -> impl Future<Output = Infallible> + use<> {
         let (renewal, tls, certified) = (self.renewal.take(), self.tls.clone(), self.certified.clone());
@@ -122,6 +156,8 @@ impl Plane {
     ) -> impl Future<Output = Infallible> + use<> {
         let leading = metrics.gauge("culvert_control_leader", "1 while this replica writes statuses");
         let written = metrics.counters("culvert_control_status_writes", "Statuses written, by result", &["result"]);
+        let deployed = metrics.counters("culvert_control_waypoint_tasks", "Work on waypoints, by result", &["result"]);
+        let (waypoint, mesh) = (config.waypoint.clone(), config.mesh.clone());
         let client = self.client.clone().filter(|_| config.leader.write_statuses);
         let (leader, rate, signal) = (config.leader.clone(), config.pace.status_writes, signal.clone());
         async move {
@@ -131,7 +167,10 @@ impl Plane {
             };
             let me = leader.identity.unwrap_or_else(own_name);
             let election = Election::new(client.clone(), &leader.namespace, &leader.lease, &me);
-            let (leads, mut shown) = (election.leader(), election.leader());
+            let (leads, leader, mut shown) = (election.leader(), election.leader(), election.leader());
+            let (own, done) = (client.clone(), deployed);
+            let deployer =
+                waypoint.map(|values| Deployer { client: own, leader, values, mesh, asks: asks.clone(), done });
             let writer = Writer { client, me, leader: leads, words, asks, rate, written };
             let guard = signal.guard();
             let elect = async {
@@ -146,7 +185,12 @@ impl Plane {
                     }
                 }
             };
-            tokio::join!(elect, writer.run(), show);
+            let deploy = async {
+                if let Some(deployer) = deployer {
+                    deployer.run().await;
+                }
+            };
+            tokio::join!(elect, writer.run(), deploy, show);
             std::future::pending().await
         }
     }
@@ -188,6 +232,8 @@ pub(super) fn settings(config: &Config) -> Settings {
         root_namespace: mesh.root_namespace.as_str().into(),
         pod_cidrs_from_nodes: mesh.pod_cidrs_from_nodes,
         pod_cidrs: mesh.pod_cidrs.iter().filter_map(|c| mesh::addr::Cidr::new(c.addr(), c.prefix_len()).ok()).collect(),
+        automatic_waypoints: config.waypoint.as_ref().is_some_and(|w| w.automatic),
+        providers: crate::config::providers::providers(&config.extension_providers),
         ..defaults
     }
 }

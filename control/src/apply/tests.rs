@@ -26,7 +26,7 @@ fn site() -> Site {
     let (feed, fed) = mpsc::channel(64);
     let (asks, asked) = mpsc::channel(1);
     let (words, said) = mpsc::unbounded_channel();
-    let (metrics, gate, store) = (Metrics::new(), Gate::new(), Store::for_mesh());
+    let (metrics, gate, store) = (Metrics::new(), Gate::new(), store());
     let proxies = Proxies::new(Account::parse("culvert-system/ztunnel"));
     let published = Arc::new(watch::Sender::default());
     let sinks = Sinks {
@@ -35,6 +35,7 @@ fn site() -> Site {
         words,
         pod_cidrs: Arc::default(),
         published: published.clone(),
+        outside: Outside::default(),
         ready: gate.condition("objects"),
         numbers: Numbers::new(&metrics),
     };

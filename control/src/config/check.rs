@@ -40,7 +40,11 @@ impl Check for Config {
         for (i, account) in self.node_proxies.iter().enumerate() {
             check_account(account, &format!("/nodeProxies/{i}"), report);
         }
+        super::providers::check(&self.extension_providers, report);
         self.pace.check(report);
+        if let Some(waypoint) = &self.waypoint {
+            report.at("/waypoint").check(waypoint);
+        }
     }
 }
 

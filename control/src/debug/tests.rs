@@ -44,7 +44,7 @@ fn a_client_shows_what_it_refused_and_whether_it_is_up_to_date() {
 
 #[test]
 fn the_world_is_what_the_store_holds_in_the_shape_of_a_config_dump() {
-    let store = Store::for_mesh();
+    let store = crate::apply::store();
     let workload = mesh::Workload {
         uid: "Kubernetes//Pod/shop/web".into(),
         name: "web".into(),

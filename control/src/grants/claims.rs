@@ -33,12 +33,17 @@ impl Claims {
         Self { role, pod, namespace, service_account, node: text("NODE_NAME") }
     }
 
+    /// What it says it is.
+    pub(super) fn role(&self) -> Option<&str> {
+        self.role.as_deref()
+    }
+
     /// Passes when namespace, account, pod and role are those of the token, as far as they are said. The namespace must be.
-    pub(super) fn agree(&self, reviewed: &Reviewed, bound: &Bound) -> Result<(), Refused> {
+    pub(super) fn agree(&self, role: &str, reviewed: &Reviewed, bound: &Bound) -> Result<(), Refused> {
         let pod = format!("{}.{}", bound.name, reviewed.namespace);
         let namespace = Some(self.namespace.clone().unwrap_or_default());
         for (what, said, proven) in [
-            ("its role", &self.role, "ztunnel"),
+            ("its role", &self.role, role),
             ("metadata NAMESPACE", &namespace, &reviewed.namespace),
             ("metadata SERVICE_ACCOUNT", &self.service_account, &reviewed.service_account),
             ("its pod", &self.pod, &pod),
@@ -48,6 +53,11 @@ impl Claims {
             }
         }
         Ok(())
+    }
+
+    /// Passes when the node is the pod's, if it is said: what a waypoint gets does not depend on it.
+    pub(super) fn on_node_if_said(&self, node: &str, bound: &Bound) -> Result<(), Refused> {
+        if self.node.is_none() { Ok(()) } else { self.on_node(node, bound) }
     }
 
     /// Passes when the node is the pod's. A client that does not name it must at least name its pod, which `agree` has

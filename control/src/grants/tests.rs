@@ -132,6 +132,93 @@ async fn refusal(site: &Site, client: &Client) -> (Code, String) {
     (status.code(), status.message().to_owned())
 }
 
+fn gateway(name: &str, protocol: &str) -> crate::object::Input {
+    let object = json!({
+        "metadata": {"namespace": "shop", "name": name},
+        "spec": {"gatewayClassName": "culvert-waypoint",
+                 "listeners": [{"name": "mesh", "port": 15008, "protocol": protocol}]},
+    });
+    arrival::read(Kind::Gateway, &object).unwrap().unwrap()
+}
+
+fn waypoint_pod(name: &str, account: &str, label: &str) -> crate::object::Input {
+    let object = json!({
+        "metadata": {"namespace": "shop", "name": name, "uid": format!("u-{name}"),
+                     "labels": {"gateway.networking.k8s.io/gateway-name": label}},
+        "spec": {"serviceAccountName": account, "nodeName": "node-a", "containers": []},
+        "status": {"phase": "Running"},
+    });
+    arrival::read(Kind::Pod, &object).unwrap().unwrap()
+}
+
+/// A stream of a pod in `shop` that says it is a waypoint.
+fn as_waypoint(site: &Site, pod: &str, account: &str) -> Client {
+    let who = reviewed("shop", account, Some((pod, &format!("u-{pod}"))));
+    site.table.known.lock().unwrap().insert(pod.to_owned(), who);
+    let id = format!("waypoint~10.0.0.9~{pod}.shop~shop.svc.cluster.local");
+    client(pod, &id, &[("NAMESPACE", "shop")])
+}
+
+fn routing(gateways: &[&str]) -> Entry {
+    let comes_with = gateways.iter().map(|g| visible_to("shop", g)).collect();
+    Entry { name: "shop/cart".into(), aliases: Vec::new(), comes_with, body: Arc::from([]) }
+}
+
+#[tokio::test]
+async fn a_waypoint_gets_what_is_bound_to_its_gateway_and_addresses_by_name() {
+    let site = site();
+    site.proxies.upsert(&gateway("wp", "HBONE"));
+    site.proxies.upsert(&waypoint_pod("wp-1", "wp", "wp"));
+    let grant = judge(&site, &as_waypoint(&site, "wp-1", "wp")).await.unwrap();
+    assert!(grant.wildcard(ROUTING_TYPE) && !grant.on_demand(ROUTING_TYPE));
+    assert!(grant.on_demand(ADDRESS_TYPE) && !grant.wildcard(ADDRESS_TYPE));
+    let policies = proto::AUTHORIZATION_TYPE;
+    assert!(!grant.wildcard(policies) && !grant.on_demand(policies) && !grant.sees(policies, &routing(&["wp"])));
+    assert!(grant.sees(ROUTING_TYPE, &routing(&["wp"])) && grant.sees(ROUTING_TYPE, &routing(&["x", "wp"])));
+    assert!(!grant.sees(ROUTING_TYPE, &routing(&["x"])) && !grant.sees(ROUTING_TYPE, &routing(&[])));
+    let other = Entry { comes_with: vec![visible_to("other", "wp")], ..routing(&[]) };
+    assert!(!grant.sees(ROUTING_TYPE, &other), "a Gateway of that name in another namespace");
+    // A node proxy is no waypoint.
+    let node = judge(&site, &client("good", ID, SAYS)).await.unwrap();
+    assert!(!node.wildcard(ROUTING_TYPE) && !node.on_demand(ROUTING_TYPE) && !node.whole(ROUTING_TYPE));
+    assert!(!node.sees(ROUTING_TYPE, &routing(&["wp"])) && node.sees(ADDRESS_TYPE, &routing(&["wp"])));
+
+    site.proxies.remove(&Key::new(Kind::Gateway, "shop", "wp"));
+    let ended = tokio::time::timeout(Duration::from_secs(10), grant.ended()).await.unwrap().unwrap();
+    assert!(ended.message().contains("Gateway shop/wp is gone"), "{ended}");
+}
+
+#[tokio::test]
+async fn whoever_is_no_waypoint_does_not_become_one_by_saying_so() {
+    let site = site();
+    site.proxies.upsert(&gateway("wp", "HBONE"));
+    site.proxies.upsert(&gateway("ingress", "HTTP"));
+    site.proxies.upsert(&waypoint_pod("right", "wp", "wp"));
+    site.proxies.upsert(&waypoint_pod("other-account", "web", "wp"));
+    site.proxies.upsert(&waypoint_pod("other-label", "wp", "else"));
+    site.proxies.upsert(&waypoint_pod("no-tunnel", "ingress", "ingress"));
+    site.proxies.upsert(&waypoint_pod("no-gateway", "gone", "gone"));
+    for (pod, account) in [
+        ("other-account", "web"),
+        ("other-label", "wp"),
+        ("no-tunnel", "ingress"),
+        ("no-gateway", "gone"),
+        ("absent", "wp"),
+    ] {
+        let (code, says) = refusal(&site, &as_waypoint(&site, pod, account)).await;
+        assert_eq!(code, Code::PermissionDenied, "{pod}: {says}");
+        assert!(says.contains("is no waypoint"), "{pod}: {says}");
+    }
+    // Its token is of another pod, or it says that it is one.
+    let mut client_of_right = as_waypoint(&site, "right", "wp");
+    client_of_right.node.id = "waypoint~10.0.0.9~else.shop~shop.svc.cluster.local".to_owned();
+    assert!(refusal(&site, &client_of_right).await.1.contains("its pod"));
+    let stale = reviewed("shop", "wp", Some(("right", "u-before")));
+    let client_of_stale = as_waypoint(&site, "right", "wp");
+    site.table.known.lock().unwrap().insert("right".to_owned(), stale);
+    assert!(refusal(&site, &client_of_stale).await.1.contains("is no waypoint"));
+}
+
 #[tokio::test]
 async fn a_node_proxy_gets_everything_and_unasked_what_runs_on_its_node() {
     let site = site();
@@ -357,10 +444,10 @@ async fn a_token_that_ended_or_was_refused_since_is_not_taken_on_trust() {
 #[tokio::test]
 async fn a_relist_forgets_pods_that_vanished_meanwhile() {
     let site = site();
-    site.proxies.begin();
+    site.proxies.begin(Kind::Pod);
     site.proxies.upsert(&pod("istio-system", "ztunnel-i", "u-i", "ztunnel", Some("node-i"), "Running"));
     assert!(site.proxies.pod("culvert-system", "ztunnel-a").is_some(), "until the list is complete");
-    site.proxies.finish();
+    site.proxies.finish(Kind::Pod);
     assert!(site.proxies.pod("culvert-system", "ztunnel-a").is_none());
     assert!(site.proxies.pod("istio-system", "ztunnel-i").is_some());
 }

@@ -16,6 +16,8 @@ pub struct Node {
     pub meta: Meta,
     /// Where it is: labels `topology.kubernetes.io/region` and `zone`, `topology.istio.io/subzone`.
     pub locality: Locality,
+    /// Its own addresses: nobody is led there by a user's word.
+    pub addresses: Vec<std::net::IpAddr>,
     /// Blocks that its pods' addresses come from.
     pub pod_cidrs: Vec<Cidr>,
     /// What is wrong with it.
@@ -50,7 +52,10 @@ impl From<&v1::Node> for Node {
                 ),
             }
         }
-        Self { meta, locality, pod_cidrs, faults }
+        let addresses = node.status.iter().flat_map(|s| s.addresses.iter().flatten());
+        // Host names are among them.
+        let addresses = addresses.filter_map(|a| a.address.parse().ok().map(mesh::addr::canonical)).collect();
+        Self { meta, locality, addresses, pod_cidrs, faults }
     }
 }
 

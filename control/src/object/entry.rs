@@ -46,6 +46,8 @@ pub struct ServiceEntry {
     pub canary_weight: Option<Arc<str>>,
     /// Annotation `culvert.dev/waypoint: always`.
     pub waypoint_always: bool,
+    /// Condition `culvert.dev/WaypointEnforced` is True in its status.
+    pub enforced: bool,
     /// Conditions of ours are in its status.
     pub reported: bool,
     /// What is wrong with it.
@@ -156,7 +158,9 @@ impl From<&api::ServiceEntry> for ServiceEntry {
         let selector = spec.workload_selector.as_ref().map(|s| &s.labels);
         let selector = selector.map(|s| Labels::new(s.iter().map(|(k, v)| (k.as_str(), v.as_str()))));
         let conditions = entry.status.iter().flat_map(|s| s.conditions.iter());
+        let enforced = conditions.clone().any(|c| super::enforces(&c.type_, &c.status));
         Self {
+            enforced,
             hosts: hosts(spec, &mut faults),
             addresses: addresses(spec, &mut faults),
             ports: ports(spec, &mut faults),

@@ -18,6 +18,8 @@ pub struct Gateway {
     pub meta: Meta,
     /// Name of its class.
     pub class: Arc<str>,
+    /// Service account of its pods (waypoint-api.md 1): the Gateway's name, unless annotations say otherwise.
+    pub account: Arc<str>,
     /// Its listeners.
     pub listeners: Vec<Listener>,
     /// Where it is, from `status.addresses`, a host name before an address. `None` while it is not ready.
@@ -89,6 +91,7 @@ impl From<&api::Gateway> for Gateway {
         let addresses = gateway.status.iter().flat_map(|s| s.addresses.iter()).collect::<Vec<_>>();
         Self {
             class: spec.gateway_class_name.as_str().into(),
+            account: account(&gateway.metadata),
             listeners,
             address: address(&addresses, &mut faults),
             binding: binding(&gateway.metadata, &mut faults),
@@ -103,6 +106,15 @@ impl From<&api::GatewayClass> for GatewayClass {
         let mut faults = Faults::default();
         Self { binding: binding(&class.metadata, &mut faults), meta: Meta::new(&class.metadata), faults }
     }
+}
+
+/// Annotations that are no names of service accounts count as not written: the deployer tells their fault.
+fn account(meta: &ObjectMeta) -> Arc<str> {
+    let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'.');
+    let annotated = ["gateway.istio.io/service-account", "gateway.istio.io/name-override"].into_iter();
+    let mut named = annotated.filter_map(|key| annotation(meta, key));
+    let account = named.find(|name| !name.is_empty() && name.bytes().all(legal));
+    super::text(account.or(meta.name.as_deref()))
 }
 
 fn allowed(listener: &api::Listener, field: &str, faults: &mut Faults) -> Allowed {

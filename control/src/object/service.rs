@@ -39,6 +39,8 @@ pub struct Service {
     pub canary_weight: Option<Arc<str>>,
     /// Annotation `culvert.dev/waypoint: always`.
     pub waypoint_always: bool,
+    /// Condition `culvert.dev/WaypointEnforced` is True in its status.
+    pub enforced: bool,
     /// Conditions of ours are in its status.
     pub reported: bool,
     /// What is wrong with it.
@@ -85,6 +87,7 @@ impl From<&v1::Service> for Service {
         let spec = service.spec.clone().unwrap_or_default();
         let selector = spec.selector.iter().flatten().map(|(k, v)| (k.as_str(), v.as_str()));
         let conditions = service.status.iter().flat_map(|s| s.conditions.iter().flatten());
+        let enforced = conditions.clone().any(|c| super::enforces(&c.type_, &c.status));
         Self {
             external_name: spec.type_.as_deref() == Some("ExternalName"),
             vips: vips(&spec, &mut faults),
@@ -102,6 +105,7 @@ impl From<&v1::Service> for Service {
             ip_families: families(&spec),
             canary_weight: super::canary_weight(meta),
             waypoint_always: annotation(meta, super::WAYPOINT_ANNOTATION) == Some("always"),
+            enforced,
             reported: super::reported(conditions.map(|c| c.type_.as_str())),
             meta: Meta::new(meta),
             faults,

@@ -19,12 +19,15 @@
 //! A rule that its author left empty (`- {}`) matches everything, as in Istio.
 
 mod lower;
+mod request;
 mod value;
 
 use std::sync::Arc;
 
 use kubernetes::object::security as api;
 use mesh::authz::{Action, Authorization, Rule, Scope};
+
+pub use request::ForWaypoint;
 
 use crate::object::{Faults, Labels, Meta, annotation, shown};
 use crate::world::Condition;
@@ -46,7 +49,7 @@ pub struct AuthorizationPolicy {
 #[derive(Clone, Debug, PartialEq)]
 enum Enforced {
     /// By a waypoint, if by anybody: it has targets.
-    ByWaypoint,
+    ByWaypoint(Box<ForWaypoint>),
     /// By node proxies.
     Here { action: Action, rules: Arc<[Rule]>, dry_run: bool, empty: bool },
     /// By nobody: an action that node proxies do not have.
@@ -74,7 +77,8 @@ impl From<&api::AuthorizationPolicy> for AuthorizationPolicy {
         let enforced = match action {
             _ if !spec.target_refs.is_empty() || spec.target_ref.is_some() => {
                 faults = Faults::default();
-                Enforced::ByWaypoint
+                let dry_run = annotation(&policy.metadata, "istio.io/dry-run") == Some("true");
+                Enforced::ByWaypoint(Box::new(request::for_waypoint(policy, &meta, dry_run, &mut faults)))
             }
             None => Enforced::No,
             Some(action) => {
@@ -89,6 +93,14 @@ impl From<&api::AuthorizationPolicy> for AuthorizationPolicy {
 }
 
 impl AuthorizationPolicy {
+    /// What waypoints get, if it has targets.
+    pub fn for_waypoint(&self) -> Option<&ForWaypoint> {
+        match &self.enforced {
+            Enforced::ByWaypoint(policy) => Some(policy),
+            Enforced::Here { .. } | Enforced::No => None,
+        }
+    }
+
     /// The labels that a workload must have to name this policy. `None`: it is not for workloads that name it.
     pub fn selects(&self) -> Option<&Labels> {
         Some(&self.selector).filter(|s| !s.is_empty() && matches!(self.enforced, Enforced::Here { .. }))
@@ -115,7 +127,7 @@ impl AuthorizationPolicy {
     /// What is to be said on it. `None` for a policy with targets, which is a waypoint's matter.
     pub fn condition(&self) -> Option<Condition> {
         let (status, reason, message) = match &self.enforced {
-            Enforced::ByWaypoint => return None,
+            Enforced::ByWaypoint(_) => return None,
             Enforced::No | Enforced::Here { empty: true, .. } => (false, "UnsupportedValue", self.faults.to_string()),
             Enforced::Here { .. } if self.faults.is_empty() => {
                 (true, "Accepted", "the node proxies enforce it".to_owned())

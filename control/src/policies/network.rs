@@ -24,8 +24,8 @@ pub(super) use store::Networks;
 
 use crate::object::{Faults, Meta};
 
-/// What the names of the resources begin with. No object of Kubernetes can have a name with `_`.
-pub const PREFIX: &str = "culvert_network_policy_";
+/// What the names of the resources begin with. Proxies know them by it: what a pod says to itself is exempt.
+pub const PREFIX: &str = mesh::authz::NETWORK_POLICY;
 
 /// A NetworkPolicy.
 #[derive(Clone, Debug, PartialEq)]

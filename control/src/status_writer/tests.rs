@@ -24,6 +24,7 @@ fn status(name: &str, message: &str) -> Status {
             reason: "Invalid",
             message: message.into(),
         }],
+        parents: Vec::new(),
         events: Vec::new(),
         addresses: None,
     }
@@ -186,7 +187,7 @@ async fn a_new_leader_writes_everything() {
     let (writer, mut writes, leader, _words, mut asked) = writer(false);
     tokio::spawn(writer.run());
     leader.send(true).unwrap();
-    let Ask::Statuses(to) = timeout(SOON, asked.recv()).await.unwrap().unwrap();
+    let Ask::Statuses(to) = timeout(SOON, asked.recv()).await.unwrap().unwrap() else { panic!("asked for more") };
     to.send(vec![status("a", "everything")]).unwrap();
     let (_, body) = timeout(SOON, writes.recv()).await.unwrap().unwrap();
     assert_eq!(body["status"]["conditions"][0]["message"], "everything");

@@ -1,10 +1,11 @@
 //! From what the world says to what is written.
 
 use kube::api::ApiResource;
-use kubernetes::status::{Condition, MAX_MESSAGE, Merge, Target, Truth, Wanted};
+use kubernetes::status::{AllSaid, Condition, List, MAX_MESSAGE, Merge, Said, Target, Truth, Wanted};
 use serde_json::json;
 
 use crate::apply::Words;
+use crate::object::route::CONTROLLER;
 use crate::object::{Key, Kind, condition};
 use crate::world::{Event, Status};
 
@@ -24,6 +25,7 @@ pub(super) fn statuses(words: Words) -> Vec<Status> {
                 reason: "Unreadable",
                 message: format!("the object has not the shape of its kind and is ignored: {why}; correct the field"),
             }],
+            parents: Vec::new(),
             addresses: None,
         }],
     }
@@ -35,23 +37,8 @@ pub(super) fn wanted(key: &Key, status: &Status) -> Option<(Target, Wanted)> {
     if status.events.iter().any(|e| e.reason == "Unreadable") {
         return None;
     }
-    let api_version = key.kind.api_version();
-    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-    let resource = ApiResource {
-        group: group.to_owned(),
-        version: version.to_owned(),
-        api_version: api_version.to_owned(),
-        kind: key.kind.as_str().to_owned(),
-        plural: plural.to_owned(),
-    };
-    let namespace = Some(key.namespace.to_string()).filter(|ns| !ns.is_empty());
-    let target = Target { resource, namespace, name: key.name.to_string(), merge };
-    let conditions = status.conditions.iter().map(|c| Condition {
-        kind: c.kind.to_owned(),
-        truth: if c.status { Truth::True } else { Truth::False },
-        reason: c.reason.to_owned(),
-        message: c.message.clone(),
-    });
+    let target = target(key, plural, merge);
+    let conditions = status.conditions.iter().map(said);
     // `status.addresses` of a ServiceEntry (Istio's `ServiceEntryAddress`).
     let addresses = status.addresses.as_ref().map(|list| {
         let list: Vec<_> = list.iter().map(|(host, ip)| json!({ "host": host, "value": ip })).collect();
@@ -66,21 +53,79 @@ pub(super) fn wanted(key: &Key, status: &Status) -> Option<(Target, Wanted)> {
     Some((target, wanted))
 }
 
+fn target(key: &Key, plural: &str, merge: Merge) -> Target {
+    let api_version = key.kind.api_version();
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    let resource = ApiResource {
+        group: group.to_owned(),
+        version: version.to_owned(),
+        api_version: api_version.to_owned(),
+        kind: key.kind.as_str().to_owned(),
+        plural: plural.to_owned(),
+    };
+    let namespace = Some(key.namespace.to_string()).filter(|ns| !ns.is_empty());
+    Target { resource, namespace, name: key.name.to_string(), merge }
+}
+
+fn said(of: &crate::world::Condition) -> Condition {
+    Condition {
+        kind: of.kind.to_owned(),
+        truth: if of.status { Truth::True } else { Truth::False },
+        reason: of.reason.to_owned(),
+        message: of.message.clone(),
+    }
+}
+
+/// What is to be written on the object by parent, for the kinds of the Gateway API that have such a status.
+pub(super) fn parents(key: &Key, status: &Status) -> Option<(Target, AllSaid)> {
+    let (plural, list) = match key.kind {
+        Kind::BackendTlsPolicy => ("backendtlspolicies", List::Ancestors),
+        Kind::GrpcRoute => ("grpcroutes", List::Parents),
+        Kind::HttpRoute => ("httproutes", List::Parents),
+        Kind::TcpRoute => ("tcproutes", List::Parents),
+        Kind::TlsRoute => ("tlsroutes", List::Parents),
+        _ => return None,
+    };
+    if status.events.iter().any(|e| e.reason == "Unreadable") {
+        return None;
+    }
+    let one = |p: &crate::world::ParentStatus| Said {
+        reference: p.reference.clone(),
+        conditions: p.conditions.iter().map(said).collect(),
+    };
+    let all = AllSaid {
+        controller: CONTROLLER,
+        list,
+        owned: &["Accepted", "PartiallyInvalid", "ResolvedRefs", "ResolvedWaypoints"],
+        uid: status.uid.to_string(),
+        generation: status.generation,
+        entries: status.parents.iter().map(one).collect(),
+    };
+    // The list is not merged by the API server, whatever is said here.
+    Some((target(key, plural, Merge::Whole), all))
+}
+
 /// Kinds on which conditions are written: their plural, and how conditions are merged.
 fn written(kind: Kind) -> Option<(&'static str, Merge)> {
     match kind {
         Kind::AuthorizationPolicy => Some(("authorizationpolicies", Merge::Whole)),
+        Kind::DestinationRule => Some(("destinationrules", Merge::Whole)),
         Kind::PeerAuthentication => Some(("peerauthentications", Merge::Whole)),
+        Kind::RequestAuthentication => Some(("requestauthentications", Merge::Whole)),
         Kind::Service => Some(("services", Merge::ByType)),
         Kind::ServiceEntry => Some(("serviceentries", Merge::Whole)),
         Kind::WorkloadEntry => Some(("workloadentries", Merge::Whole)),
-        Kind::EndpointSlice
+        // Routes and policies of the Gateway API say what they say by parent; see `parents`.
+        Kind::BackendTlsPolicy | Kind::GrpcRoute | Kind::HttpRoute | Kind::TcpRoute | Kind::TlsRoute => None,
+        Kind::ConfigMap
+        | Kind::EndpointSlice
         | Kind::Gateway
         | Kind::GatewayClass
         | Kind::Namespace
         | Kind::NetworkPolicy
         | Kind::Node
-        | Kind::Pod => None,
+        | Kind::Pod
+        | Kind::ReferenceGrant => None,
     }
 }
 

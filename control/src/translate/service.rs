@@ -6,8 +6,9 @@ use std::sync::Arc;
 use mesh::Service;
 use mesh::addr::{Cidr, NetworkAddress};
 use mesh::service::{AppProtocol, CidrVip, HealthPolicy, LoadBalancing, LoadBalancingMode, Scope, Visibility};
-use mesh::workload::PortMap;
+use mesh::workload::{GatewayAddress, PortMap};
 
+use super::routing::nowhere;
 use super::waypoint::{Bindable, Binding, Refusal, Traffic};
 use crate::object::entry::Resolution;
 use crate::object::service::{Distribution, Target};
@@ -51,6 +52,13 @@ impl State {
 
     /// Which of them clients of other namespaces mean by the host name: the Kubernetes service, else the oldest entry
     /// that they may see.
+    pub(super) fn canonical_of(&self, host: &str) -> Option<&Key> {
+        let namespaces: BTreeSet<&Arc<str>> = self.hosts.of(host).iter().map(|k| &k.namespace).collect();
+        let winners: Vec<&Key> = namespaces.into_iter().filter_map(|ns| self.winner(ns, host)).collect();
+        self.canonical(&winners)
+    }
+
+    /// Which of these it is.
     fn canonical<'a>(&self, winners: &[&'a Key]) -> Option<&'a Key> {
         let seen = winners.iter().filter(|key| {
             let entry = self.entries.get(&key.namespace, &key.name);
@@ -60,7 +68,10 @@ impl State {
     }
 
     fn kubernetes_service(&self, service: &object::Service) -> Service {
-        let binding = self.service_binding(service).ok().flatten();
+        let key = service.meta.key(Kind::Service);
+        let binding = self.service_binding(service);
+        let waypoint = self.waypoint_of(&key, &binding);
+        let binding = binding.ok().flatten();
         let ports = service.ports.iter().map(|p| {
             let target = match p.target {
                 Target::Number(n) => n,
@@ -77,7 +88,7 @@ impl State {
             vips: service.vips.iter().map(|ip| self.address(*ip)).collect(),
             ports: PortMap(ports.collect()),
             app_protocols: said(protocols),
-            waypoint: binding.as_ref().and_then(Binding::waypoint),
+            waypoint,
             weighted_waypoints: binding.as_ref().map(Binding::weighted).unwrap_or_default(),
             load_balancing: self.balancing(service),
             ip_families: service.ip_families,
@@ -86,7 +97,10 @@ impl State {
     }
 
     fn entry_service(&self, entry: &object::ServiceEntry, host: &str) -> Service {
-        let binding = self.entry_binding(entry).ok().flatten();
+        let key = entry.meta.key(Kind::ServiceEntry);
+        let binding = self.entry_binding(entry);
+        let waypoint = self.waypoint_of(&key, &binding);
+        let binding = binding.ok().flatten();
         let mut vips = Vec::new();
         let mut cidr_vips = Vec::new();
         for block in &entry.addresses {
@@ -118,11 +132,20 @@ impl State {
             ports: PortMap(entry.ports.iter().map(|p| (p.port, p.target)).collect()),
             app_protocols: said(entry.ports.iter().map(|p| (p.port, p.protocol))),
             subject_alt_names: entry.subject_alt_names.clone(),
-            waypoint: binding.as_ref().and_then(Binding::waypoint),
+            waypoint,
             weighted_waypoints: binding.as_ref().map(Binding::weighted).unwrap_or_default(),
             load_balancing,
             visibility: entry.visibility.unwrap_or_default(),
             ..Service::default()
+        }
+    }
+
+    /// What goes on the wire. A security policy whose waypoint is not there, or not ready, is not passed by: traffic is sent
+    /// to a waypoint that there cannot be (design.md 5).
+    fn waypoint_of(&self, key: &Key, binding: &Result<Option<Binding>, Refusal>) -> Option<GatewayAddress> {
+        match binding {
+            Ok(Some(binding)) => binding.waypoint(),
+            Ok(None) | Err(_) => self.governed(key).then(nowhere),
         }
     }
 

@@ -3,10 +3,11 @@
 use mesh::addr::Cidr;
 use mesh::service::Visibility;
 
+use super::routing::Guard;
 use super::service::needs_waypoint;
 use super::waypoint::{Binding, Refusal};
 use crate::object::{Fault, Faults, Key, Kind, Meta, Pod, Service, ServiceEntry, WorkloadEntry, condition};
-use crate::world::{Condition, Event, Name, State, Status, USE_WAYPOINT};
+use crate::world::{Condition, Event, Name, ParentStatus, State, Status, USE_WAYPOINT};
 
 impl State {
     /// What is to be said on an object; `None` when there is nothing to say and nothing to take back.
@@ -15,7 +16,18 @@ impl State {
         match key.kind {
             Kind::AuthorizationPolicy => {
                 let policy = self.policies.authorization_policy(namespace, name)?;
-                conclude(key, &policy.meta, false, policy.condition().into_iter().collect(), None)
+                let condition = policy.condition().or_else(|| self.policy_condition(key));
+                conclude(key, &policy.meta, false, condition.into_iter().collect(), None)
+            }
+            Kind::BackendTlsPolicy => {
+                let policy = self.backend_tls.get(namespace, name)?;
+                by_parent(key, &policy.meta, policy.reported, self.tls_ancestors(policy))
+            }
+            Kind::ConfigMap | Kind::ReferenceGrant => None,
+            Kind::DestinationRule => {
+                let rule = self.destinations.get(namespace, name)?;
+                let condition = self.destination_condition(key);
+                conclude(key, &rule.meta, rule.reported, condition.into_iter().collect(), None)
             }
             Kind::EndpointSlice => {
                 let slice = self.slices.get(namespace, name)?;
@@ -23,6 +35,10 @@ impl State {
             }
             Kind::Gateway => self.gateways.get(namespace, name).and_then(|g| warn(key, &g.meta, Some(&g.faults))),
             Kind::GatewayClass => self.classes.get("", name).and_then(|c| warn(key, &c.meta, Some(&c.faults))),
+            Kind::GrpcRoute | Kind::HttpRoute | Kind::TcpRoute | Kind::TlsRoute => {
+                let route = self.layer7.routes.get(key)?;
+                by_parent(key, &route.meta, route.reported, self.parents_of(route))
+            }
             Kind::Namespace => self.namespaces.get("", name).and_then(|n| warn(key, &n.meta, Some(&n.faults))),
             Kind::NetworkPolicy => {
                 let policy = self.policies.network_policy(namespace, name)?;
@@ -36,6 +52,10 @@ impl State {
             Kind::Pod => {
                 let pod = self.pods.get(namespace, name)?;
                 self.of_pod_status(key, pod)
+            }
+            Kind::RequestAuthentication => {
+                let policy = self.requests.get(namespace, name)?;
+                conclude(key, &policy.meta, false, self.policy_condition(key).into_iter().collect(), None)
             }
             Kind::Service => self.services.get(namespace, name).and_then(|s| self.of_service(key, s)),
             Kind::ServiceEntry => self.entries.get(namespace, name).and_then(|e| self.of_service_entry(key, e)),
@@ -54,7 +74,8 @@ impl State {
             && self.instance(&key.namespace, &pod.meta.labels).is_none()
             && let Err(refusal) = self.pod_binding(pod)
         {
-            status.events.push(Event { reason: refusal.reason, message: refusal.message });
+            let message = format!("{}{}", refusal.message, instead(&refusal, false));
+            status.events.push(Event { reason: refusal.reason, message });
         }
         (!status.events.is_empty()).then_some(status)
     }
@@ -63,7 +84,7 @@ impl State {
         let mut conditions = Vec::new();
         conditions.extend(accepted(&service.faults, !service.ports.is_empty()));
         if !service.external_name {
-            conditions.extend(bound(&self.service_binding(service)));
+            conditions.extend(self.waypoint_conditions(key, &self.service_binding(service)));
         }
         conclude(key, &service.meta, service.reported, conditions, None)
     }
@@ -83,11 +104,66 @@ impl State {
         let mut conditions = Vec::new();
         let lost = entry.hosts.iter().all(|h| self.winner(&key.namespace, h) != Some(key));
         conditions.extend(accepted(&faults, !lost && !entry.ports.is_empty()));
-        conditions.extend(bound(&binding));
+        conditions.extend(self.waypoint_conditions(key, &binding));
         conditions.extend(missing(entry, &binding));
         conditions.extend(visible(entry));
         let addresses = proposal.map(|p| p.addresses.clone()).filter(|a| *a != entry.allocated);
         conclude(key, &entry.meta, entry.reported, conditions, addresses)
+    }
+
+    /// The binding, and whether nobody passes it by.
+    fn waypoint_conditions(&self, key: &Key, binding: &Result<Option<Binding>, Refusal>) -> Vec<Condition> {
+        let guard = self.guard(key);
+        let condition = |status, reason, message: &str| Condition {
+            kind: condition::ENFORCED,
+            status,
+            reason,
+            message: format!("{message}{}", self.shared_ports(key)),
+        };
+        let enforced = match (&guard, binding) {
+            (Guard::Open, _) => None,
+            (Guard::Waiting, _) => Some(condition(
+                false,
+                "Waiting",
+                "not every node has acknowledged that traffic goes through the waypoint",
+            )),
+            (Guard::Shut(_), Ok(Some(_))) => Some(condition(
+                true,
+                "Enforced",
+                "nobody but the waypoint reaches the endpoints on the service's ports",
+            )),
+            (Guard::Shut(_), _) => Some(condition(
+                true,
+                "Refused",
+                "a security policy needs a waypoint, and there is none: traffic is refused",
+            )),
+        };
+        bound(binding, guard != Guard::Open).into_iter().chain(enforced).collect()
+    }
+
+    /// Services without security policy whose endpoints may be the same on the same port: there nobody can be refused.
+    fn shared_ports(&self, key: &Key) -> String {
+        let Some(own) = self.services.get(&key.namespace, &key.name).filter(|_| key.kind == Kind::Service) else {
+            return String::new();
+        };
+        let targets = |s: &Service| s.ports.iter().map(|p| p.target.clone()).collect::<Vec<_>>();
+        let mine = targets(own);
+        let meets = |other: &Service| {
+            let (Some(a), Some(b)) = (&own.selector, &other.selector) else { return false };
+            let apart = a.iter().any(|(k, v)| b.get(k).is_some_and(|other| other != v));
+            !apart && targets(other).iter().any(|t| mine.contains(t))
+        };
+        let others = self.services.within(&key.namespace).filter(|s| {
+            s.meta.name != own.meta.name && !s.external_name && meets(s) && !self.governed(&s.meta.key(Kind::Service))
+        });
+        let names: Vec<&str> = others.map(|s| &*s.meta.name).take(8).collect();
+        match names[..] {
+            [] => String::new(),
+            _ => format!(
+                ". Endpoints that service {} has too, without such a policy, are not guarded on the ports that both use",
+                names.join(", ")
+            ),
+        }
     }
 
     /// Host names and addresses that somebody else has.
@@ -144,8 +220,14 @@ fn blank(key: &Key, meta: &Meta) -> Status {
         generation: meta.generation,
         conditions: Vec::new(),
         events: Vec::new(),
+        parents: Vec::new(),
         addresses: None,
     }
+}
+
+/// A kind on which is said what is to be said by parent. `reported`: entries of ours are in the object.
+fn by_parent(key: &Key, meta: &Meta, reported: bool, parents: Vec<ParentStatus>) -> Option<Status> {
+    (reported || !parents.is_empty()).then(|| Status { parents, ..blank(key, meta) })
 }
 
 /// `reported`: conditions of ours are in the object, so that even none at all is something to say.
@@ -164,7 +246,7 @@ fn conclude(
 }
 
 fn status_of_entry(entry: &WorkloadEntry, binding: &Result<Option<Binding>, Refusal>) -> Vec<Condition> {
-    accepted(&entry.faults, entry.endpoint.is_some()).into_iter().chain(bound(binding)).collect()
+    accepted(&entry.faults, entry.endpoint.is_some()).into_iter().chain(bound(binding, false)).collect()
 }
 
 /// Faults in words. `usable`: something of the object is in discovery nevertheless.
@@ -174,12 +256,23 @@ fn accepted(faults: &Faults, usable: bool) -> Option<Condition> {
     (!faults.is_empty()).then(made)
 }
 
+/// What becomes of traffic whose waypoint is not there: nothing needs it, or a security policy does.
+fn instead(refusal: &Refusal, governed: bool) -> &'static str {
+    match refusal.reason {
+        _ if governed => "; a security policy needs it, so traffic is refused",
+        "WaypointIsNotReady" => "; traffic goes direct",
+        _ => "",
+    }
+}
+
 /// waypoint-api.md 3 and design.md 5.
-fn bound(binding: &Result<Option<Binding>, Refusal>) -> Option<Condition> {
+fn bound(binding: &Result<Option<Binding>, Refusal>, governed: bool) -> Option<Condition> {
     let condition = |status, reason, message| Condition { kind: condition::BOUND, status, reason, message };
     match binding {
         Ok(None) => None,
-        Err(refusal) => Some(condition(false, refusal.reason, refusal.message.clone())),
+        Err(refusal) => {
+            Some(condition(false, refusal.reason, format!("{}{}", refusal.message, instead(refusal, governed))))
+        }
         Ok(Some(binding)) => {
             let gateway = format!("{}/{}", binding.gateway.namespace, binding.gateway.name);
             let mut message = if binding.used {
@@ -190,8 +283,8 @@ fn bound(binding: &Result<Option<Binding>, Refusal>) -> Option<Condition> {
                     crate::object::WAYPOINT_ANNOTATION
                 )
             };
-            if let Some((_, weight)) = binding.canary.as_ref().filter(|_| binding.used) {
-                message += &format!(". The canary waypoint has {weight} % of the connections");
+            if let Some(canary) = binding.canary.as_ref().filter(|_| binding.used) {
+                message += &format!(". The canary waypoint has {} % of the connections", canary.weight);
             }
             if let Some(refusal) = &binding.canary_refusal {
                 message += &format!(". Canary waypoint not attached ({}): {}", refusal.reason, refusal.message);

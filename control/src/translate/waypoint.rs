@@ -18,6 +18,11 @@ const PROXY: &str = "istio.io/PROXY";
 /// Class of gateways between networks, which have an HBONE listener too and are no waypoints.
 const EAST_WEST: &str = "istio-east-west";
 
+/// Label of a gateway's own objects, and its values for waypoints and gateways between networks, which have no waypoint
+/// themselves (waypoint-api.md 2).
+pub(crate) const MANAGED: (&str, &[&str]) =
+    ("gateway.istio.io/managed", &["istio.io-mesh-controller", "istio.io-eastwest-controller"]);
+
 /// Kind of traffic that a waypoint takes, by label `istio.io/waypoint-for`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Traffic {
@@ -60,10 +65,21 @@ pub(crate) struct Binding {
     pub(crate) address: GatewayAddress,
     /// Whether traffic goes through it: something needs it to, or the user says so.
     pub(crate) used: bool,
-    /// A second waypoint and its share of the connections in percent.
-    pub(crate) canary: Option<(GatewayAddress, u32)>,
+    /// A second waypoint.
+    pub(crate) canary: Option<Canary>,
     /// Why a second waypoint that was asked for is not there.
     pub(crate) canary_refusal: Option<Refusal>,
+}
+
+/// A second waypoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Canary {
+    /// The Gateway.
+    pub(crate) gateway: Name,
+    /// Where it is.
+    pub(crate) address: GatewayAddress,
+    /// Its share of the connections in percent.
+    pub(crate) weight: u32,
 }
 
 impl Binding {
@@ -74,10 +90,10 @@ impl Binding {
 
     /// The shares, when there are two waypoints.
     pub(crate) fn weighted(&self) -> Vec<WeightedWaypoint> {
-        let Some((canary, weight)) = self.canary.as_ref().filter(|_| self.used) else { return Vec::new() };
+        let Some(canary) = self.canary.as_ref().filter(|_| self.used) else { return Vec::new() };
         vec![
-            WeightedWaypoint { destination: self.address.clone(), weight: 100 - weight },
-            WeightedWaypoint { destination: canary.clone(), weight: *weight },
+            WeightedWaypoint { destination: self.address.clone(), weight: 100 - canary.weight },
+            WeightedWaypoint { destination: canary.address.clone(), weight: canary.weight },
         ]
     }
 }
@@ -106,9 +122,7 @@ impl State {
         traffic: Traffic,
         needed: bool,
     ) -> Result<Option<Binding>, Refusal> {
-        // A waypoint or a gateway between networks has no waypoint (waypoint-api.md 2).
-        let managed = object.labels.get("gateway.istio.io/managed").map(|m| &**m);
-        if matches!(managed, Some("istio.io-mesh-controller" | "istio.io-eastwest-controller")) {
+        if object.labels.get(MANAGED.0).is_some_and(|m| MANAGED.1.contains(&&**m)) {
             return Ok(None);
         }
         let namespace = self.namespaces.get("", &object.key.namespace);
@@ -121,6 +135,8 @@ impl State {
             Ok(found) => found,
             // A waypoint for services that the namespace names is none for its pods, and nobody asked it to be.
             Err(refusal) if !own && traffic == Traffic::Workload && refusal.reason == UNSUPPORTED => return Ok(None),
+            // It comes by itself as soon as something needs it.
+            Err(_) if !own && self.is_unneeded(object.key, &named) => return Ok(None),
             Err(refusal) => return Err(refusal),
         };
         if object.visibility == Visibility::Namespace && gateway.meta.namespace != object.key.namespace {
@@ -134,7 +150,7 @@ impl State {
             ));
         }
         let always = object.always || namespace.is_some_and(|n| n.waypoint_always);
-        let used = needed || always || self.layer7.contains(object.key);
+        let used = needed || always || self.attached(object.key, &named);
         let (canary, canary_refusal) = match self.canary(&object, own, &named, traffic) {
             Ok(canary) => (canary, None),
             Err(refusal) => (None, Some(refusal)),
@@ -149,7 +165,7 @@ impl State {
         own: bool,
         primary: &Name,
         traffic: Traffic,
-    ) -> Result<Option<(GatewayAddress, u32)>, Refusal> {
+    ) -> Result<Option<Canary>, Refusal> {
         if traffic != Traffic::Service {
             return Ok(None);
         }
@@ -177,7 +193,7 @@ impl State {
             ));
         };
         let (_, address) = self.attach(&named, object, traffic)?;
-        Ok(Some((address, weight)))
+        Ok(Some(Canary { gateway: named, address, weight }))
     }
 
     /// The Gateway of this name, if it is a waypoint that takes the object.
@@ -187,16 +203,12 @@ impl State {
         object: &Bindable<'_>,
         traffic: Traffic,
     ) -> Result<(&Gateway, GatewayAddress), Refusal> {
-        let not_ready = |what: &str| {
-            Refusal::new(
-                "WaypointIsNotReady",
-                format!("waypoint {} is not ready: {what}; traffic goes direct", show(named)),
-            )
-        };
+        let not_ready =
+            |what: &str| Refusal::new("WaypointIsNotReady", format!("waypoint {} is not ready: {what}", show(named)));
         let Some(gateway) = self.gateways.get(&named.namespace, &named.name) else {
             return Err(not_ready("there is no such Gateway"));
         };
-        if !is_waypoint(gateway, self.tunnel(gateway)) {
+        if !self.is_waypoint(gateway) {
             return Err(not_ready("the Gateway has no listener with protocol HBONE and port 15008"));
         }
         let Some(address) = &gateway.address else {
@@ -237,6 +249,12 @@ impl State {
         Ok((gateway, GatewayAddress { destination, hbone_port: HBONE.0 }))
     }
 
+    /// Whether a Gateway is a waypoint. Istio takes any Gateway that has an address; traffic to an ingress gateway's HBONE
+    /// port would be lost.
+    pub(crate) fn is_waypoint(&self, gateway: &Gateway) -> bool {
+        &*gateway.class != EAST_WEST && (hbone(gateway).is_some() || self.tunnel(gateway).is_some())
+    }
+
     /// What a Gateway's pods expect around their bytes: its own word before its class's.
     fn tunnel(&self, gateway: &Gateway) -> Option<ApplicationTunnel> {
         gateway.binding.or_else(|| self.classes.get("", &gateway.class)?.binding)
@@ -273,11 +291,6 @@ const UNSUPPORTED: &str = "UnsupportedTrafficType";
 
 fn hbone(gateway: &Gateway) -> Option<&Listener> {
     gateway.listeners.iter().find(|l| (l.port, &*l.protocol) == HBONE)
-}
-
-/// Istio takes any Gateway that has an address; traffic to an ingress gateway's HBONE port would be lost.
-fn is_waypoint(gateway: &Gateway, tunnel: Option<ApplicationTunnel>) -> bool {
-    &*gateway.class != EAST_WEST && (hbone(gateway).is_some() || tunnel.is_some())
 }
 
 fn show(name: &Name) -> String {

@@ -5,14 +5,17 @@ use std::sync::Arc;
 
 use mesh::Workload;
 use mesh::service::Visibility;
-use mesh::workload::{GatewayAddress, Health, Locality, NetworkMode, PortMap, TunnelProtocol, WorkloadType};
+use mesh::workload::{
+    ApplicationTunnel, GatewayAddress, Health, Locality, NetworkMode, PortMap, TunnelProtocol, WorkloadType,
+};
 
-use super::members::slice_port;
+use super::members::{Members, slice_port};
+use super::routing::nowhere;
 use super::waypoint::{Bindable, Binding, Refusal, Traffic};
 use crate::object::entry::{Endpoint, Place};
 use crate::object::slice;
 use crate::object::{EndpointSlice, Key, Kind, Labels, Meta, Pod, ServiceEntry, WorkloadEntry, none};
-use crate::world::State;
+use crate::world::{State, USE_WAYPOINT, named_waypoint};
 
 impl State {
     /// The workloads of an object.
@@ -39,11 +42,14 @@ impl State {
         let node = self.nodes.get("", &pod.node);
         let ready = pod.ready && !pod.deleting;
         let instance = self.instance(&meta.namespace, &meta.labels);
-        let bound = match instance {
+        let waypoint = match instance {
             Some(_) => None,
-            None => self.pod_binding(pod).ok().flatten(),
+            None => self.own_waypoint(&meta.key(Kind::Pod), &meta.labels, self.pod_binding(pod)),
         };
         let (tunnel, native_tunnel) = tunnel(pod.enrolled, &meta.labels);
+        let services = self.services_of_pod(pod);
+        let names = self.policies.names(&meta.namespace, &meta.labels, Some(&meta.name));
+        let authorization_policies = self.with_companions(names, &services, &instance);
         Some(Workload {
             uid: format!("{}//Pod/{}/{}", self.settings.cluster_id, meta.namespace, meta.name).into(),
             name: meta.name.clone(),
@@ -52,16 +58,16 @@ impl State {
             tunnel,
             native_tunnel,
             service_account: pod.service_account.clone(),
-            waypoint: bound.as_ref().and_then(Binding::waypoint),
+            waypoint,
             node: pod.node.clone(),
             workload_type: pod.workload_type,
             workload_name: pod.workload_name.clone(),
             application_tunnel: instance.flatten(),
-            services: self.services_of_pod(pod),
+            services,
             health: if ready { Health::Healthy } else { Health::Unhealthy },
             locality: node.map(|n| n.locality.clone()).unwrap_or_default(),
             network_mode: if pod.host_network { NetworkMode::HostNetwork } else { NetworkMode::Standard },
-            authorization_policies: self.policies.names(&meta.namespace, &meta.labels, Some(&meta.name)),
+            authorization_policies,
             ..self.workload(&meta.labels, &pod.workload_name)
         })
     }
@@ -70,24 +76,27 @@ impl State {
         let meta = &entry.meta;
         let endpoint = entry.endpoint.as_ref()?;
         let instance = self.instance(&meta.namespace, &meta.labels);
-        let bound = match instance {
+        let waypoint = match instance {
             Some(_) => None,
-            None => self.workload_entry_binding(entry).ok().flatten(),
+            None => self.own_waypoint(&meta.key(Kind::WorkloadEntry), &meta.labels, self.workload_entry_binding(entry)),
         };
         let label = meta.labels.get("service.istio.io/workload-name");
         let workload_name = entry.group.as_ref().or(label).unwrap_or(&meta.name);
         let cluster = &self.settings.cluster_id;
         let uid = format!("{cluster}/networking.istio.io/WorkloadEntry/{}/{}", meta.namespace, meta.name);
         let (tunnel, native_tunnel) = tunnel(entry.enrolled, &meta.labels);
+        let services = self.services_of_endpoint(&meta.namespace, &meta.labels, endpoint);
+        let names = self.policies.names(&meta.namespace, &meta.labels, None);
+        let authorization_policies = self.with_companions(names, &services, &instance);
         Some(Workload {
             uid: uid.into(),
-            services: self.services_of_endpoint(&meta.namespace, &meta.labels, endpoint),
+            services,
             workload_name: workload_name.clone(),
-            waypoint: bound.as_ref().and_then(Binding::waypoint),
+            waypoint,
             application_tunnel: instance.flatten(),
             tunnel,
             native_tunnel,
-            authorization_policies: self.policies.names(&meta.namespace, &meta.labels, None),
+            authorization_policies,
             ..self.endpoint(meta, endpoint, self.workload(&meta.labels, workload_name))
         })
     }
@@ -98,7 +107,11 @@ impl State {
             let made = entry.endpoints.iter().map(|e| {
                 let services = self.own_hosts(entry, Some(e));
                 let waypoint = self.endpoint_waypoint(entry, e);
-                Workload { services, waypoint, ..self.entry_endpoint(entry, e) }
+                let made = self.entry_endpoint(entry, e);
+                let instance = self.instance(&entry.meta.namespace, &e.labels);
+                let names = made.authorization_policies.clone();
+                let authorization_policies = self.with_companions(names, &services, &instance);
+                Workload { services, waypoint, authorization_policies, ..made }
             });
             return made.filter(|w| !w.services.is_empty()).collect();
         }
@@ -195,6 +208,20 @@ impl State {
         made.collect()
     }
 
+    /// Adds the companion rules of the services that a workload belongs to. A waypoint's own pods are not guarded by it.
+    fn with_companions(
+        &self,
+        mut names: Vec<Arc<str>>,
+        services: &Members,
+        instance: &Option<Option<ApplicationTunnel>>,
+    ) -> Vec<Arc<str>> {
+        if instance.is_none() {
+            names.extend(self.companions(services));
+            names.sort();
+        }
+        names
+    }
+
     /// What every workload has that labels speak for.
     fn workload(&self, labels: &Labels, workload_name: &Arc<str>) -> Workload {
         let first = |keys: [&str; 3]| keys.into_iter().find_map(|k| labels.get(k)).cloned();
@@ -208,6 +235,23 @@ impl State {
             canonical_revision: first(revision).unwrap_or_else(|| "latest".into()),
             workload_type: WorkloadType::Pod,
             ..Workload::default()
+        }
+    }
+
+    /// What goes on the wire for a workload's own address. A workload that asks for a waypoint by its own label, which a
+    /// security policy governs and which is not there, is not reached past it (design.md 5).
+    fn own_waypoint(
+        &self,
+        key: &Key,
+        labels: &Labels,
+        binding: Result<Option<Binding>, Refusal>,
+    ) -> Option<GatewayAddress> {
+        match binding {
+            Ok(binding) => binding?.waypoint(),
+            Err(_) => {
+                let gateway = named_waypoint(labels, USE_WAYPOINT, &key.namespace)?;
+                self.gateway_governed(&gateway).then(nowhere)
+            }
         }
     }
 

@@ -136,6 +136,7 @@ async fn hear(fed: &mut mpsc::Receiver<Feed>) -> String {
         Feed::Finish(kind) => format!("finish {kind}"),
         Feed::Upsert(input) => format!("+{}", input.key()),
         Feed::Remove(key) => format!("-{key}"),
+        other @ (Feed::Keys { .. } | Feed::Acknowledged(_)) => panic!("no watch says {other:?}"),
         Feed::Unreadable { key, uid, why } => format!("unreadable {key} {uid}: {why}"),
     }
 }

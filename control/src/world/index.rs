@@ -115,6 +115,11 @@ impl<K: Eq + Hash, V: Ord> Index<K, V> {
         self.0.get(key).map_or(&[], Vec::as_slice)
     }
 
+    /// Whether there is nothing in it.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Every key with its values.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&K, &Vec<V>)> {
         self.0.iter()

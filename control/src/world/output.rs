@@ -14,6 +14,10 @@ pub struct Output {
     pub change: xds::Change,
     /// What is to be said on objects. For the replica that writes statuses; the others forget them.
     pub statuses: Vec<Status>,
+    /// What waypoints know of services, new or different.
+    pub routing: Vec<Routed>,
+    /// Names of what waypoints need not know any more.
+    pub routing_gone: Vec<Arc<str>>,
     /// The pod network, if it changed: blocks of nodes and of the settings, sorted.
     pub pod_cidrs: Option<Vec<Cidr>>,
 }
@@ -23,6 +27,26 @@ impl Output {
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
+}
+
+/// What a waypoint knows of a service, and which waypoints may see it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Routed {
+    /// Its name on the wire, `namespace/hostname`.
+    pub name: Arc<str>,
+    /// Gateways, namespace and name: their pods see it.
+    pub gateways: Vec<(Arc<str>, Arc<str>)>,
+    /// The resource.
+    pub message: proto::routing::Service,
+}
+
+/// What is said of one parent of a route, or of one ancestor of a policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParentStatus {
+    /// The parent as the object writes it.
+    pub reference: kubernetes::object::route::ParentReference,
+    /// Conditions, sorted by type.
+    pub conditions: Vec<Condition>,
 }
 
 /// All that control says on one object. It replaces what control said before: a condition of ours that is not in the list
@@ -40,9 +64,18 @@ pub struct Status {
     pub conditions: Vec<Condition>,
     /// Warnings to record as Events of the object; for the kinds that get no conditions.
     pub events: Vec<Event>,
+    /// For routes: what is said of each parent. For a BackendTLSPolicy: of each ancestor. Empty takes ours off.
+    pub parents: Vec<ParentStatus>,
     /// For a ServiceEntry whose `status.addresses` are to be written: all of them, in the order of its hosts. An empty
     /// list takes them off.
     pub addresses: Option<Vec<(Arc<str>, IpAddr)>>,
+}
+
+impl Status {
+    /// Whether it says nothing.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.conditions.is_empty() && self.events.is_empty() && self.parents.is_empty() && self.addresses.is_none()
+    }
 }
 
 /// A condition (`metav1.Condition`); the time of transition is the writer's.

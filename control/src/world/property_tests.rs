@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::{Settings, World};
+use super::{Provider, Settings, World};
 use crate::arrival;
 use crate::object::{Input, Key, Kind};
 use crate::translate::tests::lines::Picture;
@@ -12,7 +12,10 @@ use crate::translate::translate_all;
 
 #[derive(Clone, Debug)]
 enum Op {
-    Attach(Kind, u8, bool),
+    /// Every node goes through the waypoints that services wait for.
+    Acknowledge,
+    /// Keys of an issuer were fetched, or could not be.
+    Keys(u8),
     Relist(Kind, Vec<(u8, [u8; 12])>),
     Remove(Kind, u8),
     Take,
@@ -21,7 +24,7 @@ enum Op {
     WriteAddresses,
 }
 
-const KINDS: [Kind; 12] = Kind::ALL;
+const KINDS: [Kind; 21] = Kind::ALL;
 
 /// Six names of each kind: three in each of two namespaces.
 fn name(kind: Kind, which: u8) -> (&'static str, &'static str) {
@@ -85,6 +88,21 @@ fn object(kind: Kind, which: u8, c: &[u8; 12]) -> Value {
     }
     let mut made = match kind {
         Kind::AuthorizationPolicy | Kind::NetworkPolicy | Kind::PeerAuthentication => policy(kind, c),
+        Kind::BackendTlsPolicy => backend_tls(c),
+        Kind::ConfigMap => json!({"data": {"ca.crt": pick(c[6], &["-----BEGIN CERTIFICATE-----", "odd"])}}),
+        Kind::DestinationRule => json!({"spec": {
+            "host": pick(c[6], &["x", "y", "h1.example.com", "x.a.svc.cluster.local"]),
+            "trafficPolicy": {"connectionPool": {"tcp": {"maxConnections": c[7] % 2}}, "odd": c[8] & 1},
+        }}),
+        Kind::GrpcRoute | Kind::HttpRoute | Kind::TcpRoute | Kind::TlsRoute => route(kind, c),
+        Kind::ReferenceGrant => json!({"spec": {
+            "from": [{"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "namespace": pick(c[6], &["a", "b"])}],
+            "to": [{"group": "", "kind": "Service", "name": pick(c[7], &["x", "y"])}],
+        }}),
+        Kind::RequestAuthentication => json!({"spec": {
+            "targetRefs": [target(c[6])],
+            "jwtRules": [{"issuer": "https://i", "jwksUri": pick(c[7], &["https://i/a", "https://i/b", "http://i"])}],
+        }}),
         Kind::EndpointSlice => {
             metadata["labels"] = json!({"kubernetes.io/service-name": pick(c[6], &["x", "y", "z"])});
             slice(c)
@@ -97,7 +115,15 @@ fn object(kind: Kind, which: u8, c: &[u8; 12]) -> Value {
             json!({"spec": {"podCIDRs": [pick(c[7], &["10.0.0.0/24", "10.0.1.0/24", "odd"])]}})
         }
         Kind::Pod => pod(which, c),
-        Kind::Service => service(c),
+        Kind::Service => {
+            let mut made = service(c);
+            if c[10] & 7 == 1 {
+                let enforced = json!({"type": "culvert.dev/WaypointEnforced", "status": "True", "reason": "", "message": "",
+                                      "lastTransitionTime": "2026-01-01T00:00:00Z"});
+                made["status"] = json!({"conditions": [enforced]});
+            }
+            made
+        }
         Kind::ServiceEntry => entry(c),
         Kind::WorkloadEntry => json!({"spec": {
             "address": pick(c[6], &["192.168.0.1", "vm.example.com", "unix:///x"]), "labels": {"app": pick(c[7], &["x", "y"])},
@@ -203,10 +229,88 @@ fn gateway(c: &[u8; 12]) -> Value {
     })
 }
 
+/// Somebody that a policy can be attached to.
+fn target(c: u8) -> Value {
+    let name = pick(c >> 3, &["x", "y", "z"]);
+    match c & 7 {
+        0..=3 => json!({"kind": "Service", "name": name}),
+        4 => json!({"kind": "ServiceEntry", "group": "networking.istio.io", "name": name}),
+        5 => json!({"kind": "GatewayClass", "group": "gateway.networking.k8s.io", "name": name}),
+        _ => json!({"kind": "Gateway", "group": "gateway.networking.k8s.io", "name": name}),
+    }
+}
+
+/// Somebody that a route can lead to.
+fn backend(c: u8, weight: u8) -> Value {
+    let mut made = match c & 3 {
+        0 => json!({"name": "x"}),
+        1 => json!({"name": pick(c >> 2, &["x", "y"]), "namespace": pick(c >> 3, &["a", "b"])}),
+        2 => json!({"name": pick(c >> 2, &["h1.example.com", "x.a.svc.cluster.local"]), "kind": "Hostname",
+                    "group": "networking.istio.io"}),
+        _ => json!({"name": "x", "kind": pick(c >> 2, &["ServiceEntry", "Odd"]), "group": "networking.istio.io"}),
+    };
+    made["port"] = json!(pick(c >> 4, &["80", "81", "1"]).parse::<u16>().unwrap());
+    made["weight"] = json!(weight % 3);
+    made
+}
+
+fn route(kind: Kind, c: &[u8; 12]) -> Value {
+    let parent = |c: u8| {
+        let mut made = match c & 3 {
+            3 => {
+                json!({"kind": "ServiceEntry", "group": "networking.istio.io", "name": pick(c >> 2, &["x", "y", "z"])})
+            }
+            _ => json!({"kind": "Service", "group": "", "name": pick(c >> 2, &["x", "y", "z"])}),
+        };
+        if c >> 4 & 1 == 1 {
+            made["namespace"] = json!("a");
+        }
+        match c >> 5 & 3 {
+            1 => made["port"] = json!(80),
+            2 => made["sectionName"] = json!("http"),
+            _ => {}
+        }
+        made
+    };
+    let mut rule = json!({"backendRefs": [backend(c[8], c[9]), backend(c[9], c[10])]});
+    if kind == Kind::HttpRoute && c[10] & 3 == 1 {
+        rule["filters"] = json!([{"type": "RequestMirror", "requestMirror": {"backendRef": backend(c[11], 0)}}]);
+    }
+    if kind == Kind::HttpRoute && c[10] & 3 == 2 {
+        rule["filters"] = json!([{"type": "Odd"}]);
+    }
+    let mut spec = json!({"parentRefs": [parent(c[6]), parent(c[7])], "rules": [rule]});
+    if kind == Kind::TlsRoute {
+        spec["hostnames"] = json!(["a.example"]);
+    }
+    json!({"spec": spec})
+}
+
+fn backend_tls(c: &[u8; 12]) -> Value {
+    let mut target = json!({"group": "", "kind": "Service", "name": pick(c[6], &["x", "y"])});
+    if c[7] & 1 == 1 {
+        target["sectionName"] = json!("http");
+    }
+    let mut validation = json!({"hostname": "h"});
+    match c[8] & 1 {
+        0 => validation["wellKnownCACertificates"] = json!("System"),
+        _ => {
+            validation["caCertificateRefs"] =
+                json!([{"group": "", "kind": "ConfigMap", "name": pick(c[9], &["x", "y"])}])
+        }
+    }
+    json!({"spec": {"targetRefs": [target], "validation": validation}})
+}
+
 fn policy(kind: Kind, c: &[u8; 12]) -> Value {
     let labels = json!({"app": pick(c[6], &["x", "y"])});
     let selector = if c[7] & 1 == 1 { json!({"matchLabels": labels}) } else { Value::Null };
     match kind {
+        Kind::AuthorizationPolicy if c[7] & 6 != 0 => json!({"spec": {
+            "targetRefs": [target(c[10]), target(c[11])], "action": pick(c[8], &["ALLOW", "DENY", "AUDIT", "CUSTOM"]),
+            "provider": {"name": pick(c[9], &["asked", "odd"])},
+            "rules": [{"to": [{"operation": {"methods": ["GET"]}}]}],
+        }}),
         Kind::AuthorizationPolicy => json!({"spec": {
             "selector": selector, "action": pick(c[8], &["ALLOW", "DENY", "AUDIT"]),
             "rules": [{"to": [{"operation": {"ports": [pick(c[9], &["80", "81", "odd"])]}}]}],
@@ -239,7 +343,8 @@ fn op() -> impl Strategy<Value = Op> {
         4 => Just(Op::Take),
         1 => Just(Op::WriteAddresses),
         1 => (kind(), prop::collection::vec((0..6_u8, choices()), 0..4)).prop_map(|(k, list)| Op::Relist(k, list)),
-        1 => (kind(), 0..6_u8, any::<bool>()).prop_map(|(k, n, yes)| Op::Attach(k, n, yes)),
+        1 => Just(Op::Acknowledge),
+        1 => any::<u8>().prop_map(Op::Keys),
     ]
 }
 
@@ -248,7 +353,13 @@ fn settle(world: &mut World, picture: &mut Picture) {
     let cidrs = output.pod_cidrs.clone();
     picture.apply(output);
     picture.forget(|key| !world.state.holds(key));
-    assert_eq!(picture.clone().spoken(), Picture::of(translate_all(world)).spoken());
+    let (told, all) = (picture.clone().spoken(), Picture::of(translate_all(world)).spoken());
+    if told != all {
+        let (told, all) = (told.everything(), all.everything());
+        let only =
+            |a: &[String], b: &[String]| a.iter().filter(|l| !b.contains(l)).cloned().collect::<Vec<_>>().join("\n  ");
+        panic!("told and not so:\n  {}\nso and not told:\n  {}", only(&told, &all), only(&all, &told));
+    }
     if let Some(cidrs) = cidrs {
         assert_eq!(cidrs, world.pod_cidrs());
     }
@@ -274,12 +385,26 @@ proptest! {
 
     #[test]
     fn step_by_step_is_the_same_as_all_at_once(ops in prop::collection::vec(op(), 1..80)) {
-        let settings = Settings { root_namespace: "b".into(), ..Settings::default() };
+        let asked = Provider {
+            namespace: None, host: "h1.example.com".into(), port: 80, ask: Default::default(),
+        };
+        let providers = [("asked".into(), asked)].into();
+        let settings = Settings { root_namespace: "b".into(), providers, ..Settings::default() };
         let mut world = World::new(settings);
         let mut picture = Picture::default();
         for op in ops {
             match op {
-                Op::Attach(kind, n, yes) => world.attach_layer7(&key(kind, n), yes),
+                Op::Acknowledge => {
+                    settle(&mut world, &mut picture);
+                    let waiting: Vec<Key> = world.waiting().map(|(key, _)| key.clone()).collect();
+                    world.acknowledge(waiting);
+                }
+                Op::Keys(c) => {
+                    for source in world.wanted_keys() {
+                        let keys = Ok("{}".into());
+                        world.set_keys(&source, if c & 1 == 0 { keys } else { Err("away".into()) });
+                    }
+                }
                 Op::Relist(kind, list) => world.replace_all(kind, list.iter().map(|(n, c)| input(kind, *n, c))),
                 Op::Remove(kind, n) => world.remove(&key(kind, n)),
                 Op::Take => settle(&mut world, &mut picture),

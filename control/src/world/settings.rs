@@ -1,12 +1,26 @@
 //! What translation is told besides objects.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use mesh::addr::Cidr;
 
+/// Somebody who is asked whether a request may pass (Istio's `extensionProviders`).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Provider {
+    /// Namespace of the service; `None`: whoever has the host name.
+    pub namespace: Option<Arc<str>>,
+    /// Its host name.
+    pub host: Arc<str>,
+    /// Its port.
+    pub port: u16,
+    /// How it is asked; without whom.
+    pub ask: proto::routing::ExternalAuth,
+}
+
 /// Facts of the mesh that no watched object says.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// Trust domain of every workload's identity.
     pub trust_domain: Arc<str>,
@@ -26,6 +40,10 @@ pub struct Settings {
     pub pod_cidrs_from_nodes: bool,
     /// Further blocks of pods' addresses.
     pub pod_cidrs: Vec<Cidr>,
+    /// Who may be asked by policies with action CUSTOM, by name.
+    pub providers: BTreeMap<Arc<str>, Provider>,
+    /// Whether every namespace is treated as if it had the label `culvert.dev/auto-waypoint: enabled`.
+    pub automatic_waypoints: bool,
     /// Block for automatic IPv4 addresses of ServiceEntries.
     pub allocate_v4: Cidr,
     /// Block for automatic IPv6 addresses of ServiceEntries.
@@ -45,6 +63,8 @@ impl Default for Settings {
             proxy_accounts: vec!["ztunnel".into()],
             pod_cidrs_from_nodes: true,
             pod_cidrs: Vec::new(),
+            providers: BTreeMap::new(),
+            automatic_waypoints: false,
             // 240.240.0.0/16 and 2001:2::/48, as `PILOT_IP_AUTOALLOCATE_IPV4_PREFIX` and `..._IPV6_PREFIX` have it:
             // reserved (RFC 1112 4) and for benchmarks (RFC 5180 8), so that nothing routes there.
             allocate_v4: block(Ipv4Addr::new(240, 240, 0, 0).into(), 16),

@@ -1,15 +1,17 @@
 //! All objects, and the indexes that say what touches what. Translation reads this and nothing else.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::allocate::Allocator;
 use super::index::{Index, Name, Table};
+use super::layer7::Layer7;
 use super::settings::Settings;
 use crate::object::slice::Endpoint;
 use crate::object::{
-    EndpointSlice, Gateway, GatewayClass, Key, Kind, Labels, Namespace, Node, Pod, Service, ServiceEntry, WorkloadEntry,
+    BackendTlsPolicy, ConfigMap, DestinationRule, EndpointSlice, Gateway, GatewayClass, Key, Kind, Labels, Namespace,
+    Node, Pod, ReferenceGrant, RequestAuthentication, Service, ServiceEntry, WorkloadEntry,
 };
 use crate::policies::Policies;
 
@@ -27,6 +29,11 @@ pub(crate) struct State {
     pub(crate) classes: Table<GatewayClass>,
     pub(crate) nodes: Table<Node>,
     pub(crate) namespaces: Table<Namespace>,
+    pub(crate) backend_tls: Table<BackendTlsPolicy>,
+    pub(crate) config_maps: Table<ConfigMap>,
+    pub(crate) destinations: Table<DestinationRule>,
+    pub(crate) grants: Table<ReferenceGrant>,
+    pub(crate) requests: Table<RequestAuthentication>,
     /// By namespace: the distinct label sets of its pods, and who has them. A selector is tried once for each set.
     pub(crate) pods_by_labels: HashMap<Arc<str>, Index<Labels, Arc<str>>>,
     pub(crate) pods_by_node: Index<Arc<str>, Name>,
@@ -40,8 +47,8 @@ pub(crate) struct State {
     pub(crate) vips: Index<IpAddr, Key>,
     /// Objects whose own labels name a waypoint, and a waypoint's own pods, by the waypoint.
     pub(crate) waypoint_users: Index<Name, Key>,
-    /// Objects to which something of L7 is attached.
-    pub(crate) layer7: HashSet<Key>,
+    /// Routes, and who is attached to what.
+    pub(crate) layer7: Layer7,
     pub(crate) allocator: Allocator,
     pub(crate) policies: Policies,
     /// Keys of what `policies` holds.
@@ -64,6 +71,11 @@ impl State {
             classes: Table::default(),
             nodes: Table::default(),
             namespaces: Table::default(),
+            backend_tls: Table::default(),
+            config_maps: Table::default(),
+            destinations: Table::default(),
+            grants: Table::default(),
+            requests: Table::default(),
             pods_by_labels: HashMap::new(),
             pods_by_node: Index::default(),
             slices_by_service: Index::default(),
@@ -71,7 +83,7 @@ impl State {
             hosts: Index::default(),
             vips: Index::default(),
             waypoint_users: Index::default(),
-            layer7: HashSet::new(),
+            layer7: Layer7::default(),
             allocator: Allocator::default(),
         }
     }
@@ -81,7 +93,13 @@ impl State {
         fn of<T>(kind: Kind, table: &Table<T>) -> impl Iterator<Item = Key> {
             table.names().map(move |n| Key { kind, namespace: n.namespace, name: n.name })
         }
-        of(Kind::EndpointSlice, &self.slices)
+        of(Kind::BackendTlsPolicy, &self.backend_tls)
+            .chain(of(Kind::ConfigMap, &self.config_maps))
+            .chain(of(Kind::DestinationRule, &self.destinations))
+            .chain(of(Kind::ReferenceGrant, &self.grants))
+            .chain(of(Kind::RequestAuthentication, &self.requests))
+            .chain(self.layer7.routes.keys().cloned())
+            .chain(of(Kind::EndpointSlice, &self.slices))
             .chain(of(Kind::Gateway, &self.gateways))
             .chain(of(Kind::GatewayClass, &self.classes))
             .chain(of(Kind::Namespace, &self.namespaces))
@@ -97,6 +115,12 @@ impl State {
     pub(crate) fn holds(&self, key: &Key) -> bool {
         let (ns, name) = (&key.namespace, &key.name);
         match key.kind {
+            Kind::BackendTlsPolicy => self.backend_tls.get(ns, name).is_some(),
+            Kind::ConfigMap => self.config_maps.get(ns, name).is_some(),
+            Kind::DestinationRule => self.destinations.get(ns, name).is_some(),
+            Kind::GrpcRoute | Kind::HttpRoute | Kind::TcpRoute | Kind::TlsRoute => self.layer7.routes.contains_key(key),
+            Kind::ReferenceGrant => self.grants.get(ns, name).is_some(),
+            Kind::RequestAuthentication => self.requests.get(ns, name).is_some(),
             Kind::EndpointSlice => self.slices.get(ns, name).is_some(),
             Kind::Gateway => self.gateways.get(ns, name).is_some(),
             Kind::GatewayClass => self.classes.get(ns, name).is_some(),
@@ -195,7 +219,7 @@ impl State {
     }
 }
 
-fn change<K: Eq + std::hash::Hash, V: Ord>(index: &mut Index<K, V>, key: K, value: V, present: bool) {
+pub(super) fn change<K: Eq + std::hash::Hash, V: Ord>(index: &mut Index<K, V>, key: K, value: V, present: bool) {
     match present {
         true => index.add(key, value),
         false => index.drop(&key, &value),

@@ -136,16 +136,26 @@ fn a_waypoint_is_used_while_something_of_l7_is_attached() {
         json!({"metadata": {"name": "shop", "labels": {"istio.io/use-waypoint": "wp"}}}),
     ));
     let output = world.take();
+    assert_eq!(output.routing.len(), 2, "the service, and the waypoint itself");
     assert!(output.change.is_empty(), "bound, and nothing changes on the wire");
     assert!(output.statuses[0].conditions[0].message.contains("unused: no L7 policy"));
 
-    let web = Key::new(Kind::Service, "shop", "web");
-    world.attach_layer7(&web, true);
+    let route = read(
+        Kind::HttpRoute,
+        json!({
+            "metadata": {"namespace": "shop", "name": "r"},
+            "spec": {"parentRefs": [{"group": "", "kind": "Service", "name": "web"}],
+                     "rules": [{"backendRefs": [{"name": "web", "port": 80}]}]},
+        }),
+    );
+    let key = route.key();
+    world.upsert(route);
     let output = world.take();
     assert!(output.change.services[0].waypoint.is_some());
-    assert_eq!(output.statuses[0].conditions[0].message, "traffic goes through waypoint shop/wp");
+    let web = output.statuses.iter().find(|s| s.object.kind == Kind::Service).unwrap();
+    assert_eq!(web.conditions[0].message, "traffic goes through waypoint shop/wp");
 
-    world.attach_layer7(&web, false);
+    world.remove(&key);
     assert_eq!(world.take().change.services[0].waypoint, None);
 }
 
@@ -308,4 +318,154 @@ fn nothing_is_left_when_everything_is_gone() {
     assert_eq!(state.hosts.iter().count() + state.vips.iter().count(), 0);
     assert_eq!(state.pods_by_node.iter().count() + state.slices_by_pod.iter().count(), 0);
     assert_eq!(state.slices_by_service.iter().count() + state.waypoint_users.iter().count(), 0);
+}
+
+fn waypoint(address: bool) -> Input {
+    let addresses =
+        if address { json!([{"type": "Hostname", "value": "wp.shop.svc.cluster.local"}]) } else { json!([]) };
+    read(
+        Kind::Gateway,
+        json!({
+            "metadata": {"namespace": "shop", "name": "wp"},
+            "spec": {"gatewayClassName": "culvert-waypoint", "listeners": [{"name": "l", "port": 15008, "protocol": "HBONE"}]},
+            "status": {"addresses": addresses},
+        }),
+    )
+}
+
+fn security_policy() -> Input {
+    read(
+        Kind::AuthorizationPolicy,
+        json!({
+            "metadata": {"namespace": "shop", "name": "p"},
+            "spec": {"targetRefs": [{"kind": "Service", "name": "web"}],
+                     "rules": [{"to": [{"operation": {"methods": ["GET"]}}]}]},
+        }),
+    )
+}
+
+fn bound_world(address: bool) -> World {
+    let mut world = world();
+    world.upsert(waypoint(address));
+    world.upsert(read(
+        Kind::Namespace,
+        json!({"metadata": {"name": "shop", "labels": {"istio.io/use-waypoint": "wp"}}}),
+    ));
+    world.take();
+    world
+}
+
+const RULE: &str = "culvert-system/culvert_waypoint_80_shop_wp";
+
+/// What is said of the guard of the service.
+fn guard(statuses: &[Status]) -> Option<(bool, &'static str)> {
+    let web = statuses.iter().find(|s| s.object.kind == Kind::Service)?;
+    web.conditions.iter().find(|c| c.kind == "culvert.dev/WaypointEnforced").map(|c| (c.status, c.reason))
+}
+
+#[test]
+fn nobody_is_refused_before_every_node_goes_through_the_waypoint() {
+    let mut world = bound_world(true);
+    world.upsert(security_policy());
+    let first = world.take();
+    assert!(first.change.services[0].waypoint.is_some(), "the waypoint is used at once");
+    assert!(first.change.policies.is_empty() && first.change.workloads.is_empty(), "and nobody is refused yet");
+    assert_eq!(guard(&first.statuses), Some((false, "Waiting")));
+    let waiting: Vec<_> = world.waiting().map(|(key, (_, gateway))| (key.clone(), gateway)).collect();
+    let web = Key::new(Kind::Service, "shop", "web");
+    assert_eq!(waiting, [(web.clone(), "wp".into())]);
+
+    world.acknowledge([web.clone()]);
+    let second = world.take();
+    assert_eq!(guard(&second.statuses), Some((true, "Enforced")));
+    assert_eq!(world.waiting().count(), 0);
+    let rule = &second.change.policies[0];
+    assert_eq!((rule.key().as_str(), rule.action), (RULE, mesh::authz::Action::Deny));
+    let matches: Vec<_> = rule.rules[0].clauses.iter().flat_map(|c| c.matches.clone()).collect();
+    assert_eq!(matches[0].destination_ports, [80]);
+    assert_eq!(matches[1].not_principals, [mesh::authz::StringMatch::Exact("cluster.local/ns/shop/sa/wp".into())]);
+    assert_eq!(second.change.workloads.len(), 50, "every endpoint names the rule");
+    assert!(second.change.workloads.iter().all(|w| *w.authorization_policies == [RULE.into()]));
+
+    // The waypoint goes: nobody else is let in, and traffic goes nowhere.
+    world.upsert(waypoint(false));
+    let third = world.take();
+    let nowhere = third.change.services[0].waypoint.clone().unwrap().destination.to_string();
+    assert_eq!(nowhere, "culvert.dev/no-waypoint.culvert.dev");
+    assert!(third.change.removed_policies.is_empty() && third.change.workloads.is_empty(), "the rule stays");
+    assert_eq!(guard(&third.statuses), Some((true, "Refused")));
+    // It comes back: the endpoints were shut all the time.
+    world.upsert(waypoint(true));
+    let fourth = world.take();
+    assert_eq!(guard(&fourth.statuses), Some((true, "Enforced")));
+    assert!(fourth.change.removed_policies.is_empty() && fourth.change.workloads.is_empty());
+
+    // The policy goes, and with it the rule; another one begins anew.
+    world.remove(&Key::new(Kind::AuthorizationPolicy, "shop", "p"));
+    let fifth = world.take();
+    assert_eq!(fifth.change.removed_policies, [RULE.into()]);
+    assert_eq!(fifth.change.workloads.len(), 50);
+    assert_eq!(fifth.change.services[0].waypoint, None, "nothing of L7 is left");
+    world.upsert(security_policy());
+    assert_eq!(guard(&world.take().statuses), Some((false, "Waiting")));
+}
+
+#[test]
+fn a_security_policy_whose_waypoint_is_not_ready_refuses_at_once() {
+    let mut world = bound_world(false);
+    world.upsert(security_policy());
+    let output = world.take();
+    let nowhere = output.change.services[0].waypoint.clone().unwrap().destination.to_string();
+    assert_eq!(nowhere, "culvert.dev/no-waypoint.culvert.dev");
+    assert_eq!(output.change.policies[0].key(), RULE);
+    assert_eq!(output.change.workloads.len(), 50);
+    assert_eq!(world.waiting().count(), 0);
+}
+
+#[test]
+fn what_was_enforced_before_a_restart_is_enforced_after_it() {
+    let mut web = json!({"metadata": {"namespace": "shop", "name": "web"}, "spec": {
+        "clusterIP": "10.96.0.1", "selector": {"app": "web"}, "ports": [{"port": 80}]}});
+    web["status"] = json!({"conditions": [{"type": "culvert.dev/WaypointEnforced", "status": "True", "reason": "Enforced",
+        "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}]});
+    let mut world = bound_world(true);
+    world.upsert(read(Kind::Service, web));
+    world.upsert(security_policy());
+    let output = world.take();
+    assert_eq!(guard(&output.statuses), Some((true, "Enforced")));
+    assert_eq!(output.change.policies[0].key(), RULE);
+}
+
+#[test]
+fn keys_of_issuers_are_asked_for_and_reach_the_waypoint() {
+    let mut world = bound_world(true);
+    world.upsert(read(
+        Kind::RequestAuthentication,
+        json!({
+            "metadata": {"namespace": "shop", "name": "jwt"},
+            "spec": {"targetRefs": [{"kind": "Service", "name": "web"}],
+                     "jwtRules": [{"issuer": "https://a"}, {"issuer": "b", "jwksUri": "https://b/keys"}]},
+        }),
+    ));
+    let rules = |output: &Output| {
+        let web = output.routing.iter().find(|r| r.name.contains("web")).unwrap();
+        web.message.authentications[0].rules.clone()
+    };
+    let first = rules(&world.take());
+    assert!(first.iter().all(|r| r.jwks.is_empty() && r.keys_missing.is_some()), "no token is valid yet");
+    let wanted: Vec<_> = world.wanted_keys().into_iter().collect();
+    assert_eq!(wanted.len(), 2);
+    world.set_keys(&wanted[0], Ok("{\"keys\":[1]}".into()));
+    world.set_keys(&wanted[1], Err("it is away".into()));
+    let output = world.take();
+    let second = rules(&output);
+    assert_eq!((second[0].jwks.as_str(), &second[0].keys_missing), ("{\"keys\":[1]}", &None));
+    assert_eq!(second[1].keys_missing.as_ref().unwrap().reason, "it is away");
+    let told = output.statuses.iter().find(|s| s.object.kind == Kind::RequestAuthentication).unwrap();
+    assert!(told.conditions[0].message.contains("it is away"), "{told:?}");
+
+    world.remove(&Key::new(Kind::RequestAuthentication, "shop", "jwt"));
+    world.take();
+    assert!(world.wanted_keys().is_empty());
+    assert!(world.state.layer7.keys.is_empty(), "what nobody asks for is not kept");
 }

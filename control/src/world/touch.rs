@@ -3,13 +3,16 @@
 //! A mark too many costs a translation whose result is the same as before; a mark too few is a wrong answer. The property
 //! test compares with the translation of everything.
 
+mod cluster;
+
 use std::sync::Arc;
 
 use super::World;
 use super::index::{Name, Table};
 use super::state::{self, State};
 use crate::object::{
-    EndpointSlice, Gateway, GatewayClass, Key, Kind, Labels, Namespace, Node, Pod, Service, ServiceEntry, WorkloadEntry,
+    BackendTlsPolicy, ConfigMap, DestinationRule, EndpointSlice, Gateway, GatewayClass, Key, Kind, Labels, Namespace,
+    Node, Pod, ReferenceGrant, RequestAuthentication, Service, ServiceEntry, WorkloadEntry,
 };
 use crate::policies::{Effects, Policies, Workloads};
 
@@ -20,6 +23,10 @@ pub(crate) enum Unit {
     Host(Arc<str>),
     /// The policy of this name, `namespace/name`.
     Policy(Arc<str>),
+    /// What waypoints know of the services of a host name.
+    Routing(Arc<str>),
+    /// What a waypoint knows of itself: what applies to all that passes it.
+    Passing(Name),
     /// What is to be said on an object.
     Status(Key),
     /// The workloads of an object.
@@ -53,6 +60,11 @@ macro_rules! object {
 }
 
 object! {
+    BackendTlsPolicy in backend_tls by index_tls;
+    ConfigMap in config_maps;
+    DestinationRule in destinations by index_destination;
+    ReferenceGrant in grants;
+    RequestAuthentication in requests by index_request;
     EndpointSlice in slices by index_slice;
     Gateway in gateways;
     GatewayClass in classes;
@@ -65,7 +77,7 @@ object! {
 }
 
 /// Before and after; not both absent.
-type Step<T> = (Option<Arc<T>>, Option<Arc<T>>);
+pub(super) type Step<T> = (Option<Arc<T>>, Option<Arc<T>>);
 
 impl World {
     /// Replaces an object, or takes it out, and touches what depends on it.
@@ -94,7 +106,14 @@ impl World {
 
     /// Changes policies, and touches what they say is concerned.
     pub(super) fn policy(&mut self, key: &Key, change: impl FnOnce(&mut Policies) -> Effects, present: bool) {
+        let has_targets = key.kind == Kind::AuthorizationPolicy;
+        if has_targets {
+            self.attach_policy(key, false);
+        }
         let effects = change(&mut self.state.policies);
+        if has_targets {
+            self.attach_policy(key, true);
+        }
         match present {
             true => _ = self.state.policy_keys.insert(key.clone()),
             false => _ = self.state.policy_keys.remove(key),
@@ -125,6 +144,15 @@ impl World {
     }
 
     pub(super) fn mark(&mut self, unit: Unit) {
+        if let Unit::Host(host) = &unit {
+            // Whatever decides on a service decides on what its waypoint knows of it.
+            self.dirty.insert(Unit::Routing(host.clone()));
+            // A rule for endpoints counts or not by whose host name it is.
+            let rules = self.state.layer7.destinations.of(host).iter();
+            let keys = rules.map(|n| Key::new(Kind::DestinationRule, n.namespace.clone(), n.name.clone()));
+            self.dirty.extend(keys.map(Unit::Status));
+            self.mark_answered(host);
+        }
         self.dirty.insert(unit);
     }
 
@@ -165,11 +193,25 @@ impl World {
     pub(super) fn mark_bound(&mut self, key: &Key) {
         match key.kind {
             Kind::Service => {
-                self.mark(Unit::Host(self.state.hostname(&key.namespace, &key.name)));
-                self.mark(Unit::Status(key.clone()));
+                self.mark_service(key);
+                self.mark_endpoints(key);
             }
             Kind::ServiceEntry => self.mark_entry(key),
             _ => self.mark_object(key.clone()),
+        }
+        self.mark_attached(key);
+    }
+
+    /// Workloads behind a service: the companion rule of its waypoint is theirs.
+    fn mark_endpoints(&mut self, key: &Key) {
+        let Some(service) = self.state.services.get(&key.namespace, &key.name).cloned() else { return };
+        self.mark_members(&key.namespace, service.selector.as_ref());
+        let slices = self.state.slices_by_service.of(&Name::new(&key.namespace, &key.name)).to_vec();
+        for slice in slices {
+            let Some(slice) = self.state.slices.get(&key.namespace, &slice).cloned() else { continue };
+            for pod in state::pods_of(&slice) {
+                self.mark_object(Key { kind: Kind::Pod, namespace: pod.namespace, name: pod.name });
+            }
         }
     }
 
@@ -184,7 +226,12 @@ impl World {
     }
 
     /// Everybody whose binding leads to a Gateway, and the Gateway's own pods.
-    fn mark_gateway(&mut self, gateway: &Name) {
+    pub(super) fn mark_gateway(&mut self, gateway: &Name) {
+        self.mark(Unit::Passing(gateway.clone()));
+        self.mark_attached(&Key::new(Kind::Gateway, gateway.namespace.clone(), gateway.name.clone()));
+        if let Some(found) = self.state.gateways.get(&gateway.namespace, &gateway.name) {
+            self.mark_attached(&Key::new(Kind::GatewayClass, "", found.class.clone()));
+        }
         let users = self.state.waypoint_users.of(gateway).to_vec();
         users.iter().for_each(|k| self.mark_bound(k));
         let namespaces: Vec<Arc<str>> = self
@@ -225,7 +272,7 @@ pub(super) trait Touch<T> {
 }
 
 /// The states of a step.
-fn both<T>(step: &Step<T>) -> impl Iterator<Item = &Arc<T>> {
+pub(super) fn both<T>(step: &Step<T>) -> impl Iterator<Item = &Arc<T>> {
     step.0.iter().chain(&step.1)
 }
 
@@ -259,8 +306,12 @@ impl Touch<Service> for World {
     fn touch(&mut self, key: &Key, step: &Step<Service>) {
         let host = self.state.hostname(&key.namespace, &key.name);
         self.mark_rivals([&host], key);
-        self.mark(Unit::Host(host));
-        self.mark(Unit::Status(key.clone()));
+        self.mark_service(key);
+        self.mark_attached(key);
+        self.mark_backend(key);
+        if differs(step, |s| (s.meta.labels.clone(), s.enforced)) {
+            self.mark_endpoints(key);
+        }
         if differs(step, |s| (s.external_name, s.vips.clone())) {
             self.mark_claims(both(step).flat_map(|s| s.vips.clone()), key);
         }
@@ -315,57 +366,17 @@ impl Touch<ServiceEntry> for World {
     fn touch(&mut self, key: &Key, step: &Step<ServiceEntry>) {
         let hosts: Vec<Arc<str>> = both(step).flat_map(|e| e.hosts.clone()).collect();
         self.mark_rivals(&hosts, key);
-        hosts.into_iter().for_each(|h| self.mark(Unit::Host(h)));
+        self.mark_attached(key);
+        self.mark_backend(key);
+        for host in hosts {
+            self.mark_host(&host);
+            self.mark(Unit::Host(host));
+        }
         let claims: Vec<_> = both(step).flat_map(|e| state::claimed(e)).collect();
         self.mark_claims(claims, key);
         for entry in both(step) {
             self.mark_members(&key.namespace, entry.selector.as_ref());
         }
         self.mark_object(key.clone());
-    }
-}
-
-impl Touch<Node> for World {
-    fn touch(&mut self, key: &Key, step: &Step<Node>) {
-        self.mark(Unit::Status(key.clone()));
-        self.pod_cidrs_dirty |= differs(step, |n| n.pod_cidrs.clone());
-        if differs(step, |n| n.locality.clone()) {
-            let pods = self.state.pods_by_node.of(&key.name).to_vec();
-            for pod in pods {
-                self.mark(Unit::Workloads(Key { kind: Kind::Pod, namespace: pod.namespace, name: pod.name }));
-            }
-        }
-    }
-}
-
-impl Touch<Namespace> for World {
-    fn touch(&mut self, key: &Key, step: &Step<Namespace>) {
-        self.mark(Unit::Status(key.clone()));
-        let facts = |n: &Namespace| (n.meta.labels.clone(), n.distribution, n.canary_weight.clone(), n.waypoint_always);
-        if differs(step, facts) {
-            self.mark_namespace(&key.name);
-        }
-        let policies = &mut self.state.policies;
-        let effects = match &step.1 {
-            Some(namespace) => policies.set_namespace(&key.name, &namespace.meta.labels),
-            None => policies.remove_namespace(&key.name),
-        };
-        self.mark_effects(effects);
-    }
-}
-
-impl Touch<Gateway> for World {
-    fn touch(&mut self, key: &Key, _: &Step<Gateway>) {
-        self.mark(Unit::Status(key.clone()));
-        self.mark_gateway(&Name::new(&key.namespace, &key.name));
-    }
-}
-
-impl Touch<GatewayClass> for World {
-    fn touch(&mut self, key: &Key, _: &Step<GatewayClass>) {
-        self.mark(Unit::Status(key.clone()));
-        let of_class = self.state.gateways.iter().filter(|g| g.class == key.name);
-        let gateways: Vec<Name> = of_class.map(|g| Name::new(&g.meta.namespace, &g.meta.name)).collect();
-        gateways.iter().for_each(|g| self.mark_gateway(g));
     }
 }

@@ -14,5 +14,5 @@ pub mod signals;
 pub use admin::{Reply, Request, Router, Server};
 pub use drain::{Drain, Guard, Signal};
 pub use readiness::Gate;
-pub use runtimes::{Workers, block_on, workers};
+pub use runtimes::{Workers, background, block_on, workers};
 pub use signals::Signals;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 
 /// Running worker threads.
@@ -82,6 +82,49 @@ impl Workers {
     }
 }
 
+/// Runs a future on a thread of its own that gives way to all others of the process: on the same CPU a thread that has
+/// something to do for a connection comes first, and this one has what they leave, at the least about a tenth (`nice` 10
+/// has a weight of 110, `nice` 0 one of 1024; sched(7), kernel/sched/core.c). For work that comes in large pieces and that
+/// nobody waits for to the millisecond.
+///
+/// The future is made on the thread, so it need not be `Send`. Dropping what is returned does not end the thread.
+///
+/// # Errors
+/// When the thread or its runtime cannot be made; later when it panics.
+pub fn background<F, Fut, T>(
+    name: &str,
+    make: F,
+) -> io::Result<impl Future<Output = Result<T, Panicked>> + use<F, Fut, T>>
+where
+    F: FnOnce() -> Fut + Send + 'static,
+    Fut: Future<Output = T>,
+    T: Send + 'static,
+{
+    let runtime = runtime()?;
+    let (tell, told) = oneshot::channel();
+    let body = move || {
+        // For this thread alone (setpriority(2), "C library/kernel differences").
+        if let Err(error) = rustix::process::setpriority_process(None, BACKGROUND) {
+            tracing::warn!(%error, "a thread in the background keeps the priority of the others");
+        }
+        let run = std::panic::AssertUnwindSafe(|| LocalSet::new().block_on(&runtime, async move { make().await }));
+        let result = std::panic::catch_unwind(run).map_err(|panic| Panicked(text(&*panic)));
+        // Nobody waits any more: nothing to tell.
+        tell.send(result).ok();
+    };
+    std::thread::Builder::new().name(name.to_owned()).spawn(body)?;
+    // The sender is dropped unused only if telling panics.
+    Ok(async move { told.await.unwrap_or_else(|_| Err(Panicked("(no text)".to_owned()))) })
+}
+
+/// `nice` of [`background`].
+const BACKGROUND: i32 = 10;
+
+/// A thread in the background that panicked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a thread panicked: {0}")]
+pub struct Panicked(String);
+
 /// Runs a future on a single-threaded runtime of the calling thread, with local tasks: a program's admin thread.
 ///
 /// # Errors
@@ -127,6 +170,21 @@ mod tests {
         seen.sort();
         let wanted: Vec<_> = (0..3).map(|n| (n, format!("worker-{n}"))).collect();
         assert_eq!(seen, wanted);
+    }
+
+    #[test]
+    fn a_background_thread_gives_way_and_leaves_the_others_alone() {
+        let nice = || rustix::process::getpriority_process(None).unwrap();
+        let before = nice();
+        let future = background("quiet", move || async move {
+            let local = Rc::new(nice());
+            (std::thread::current().name().map(str::to_owned), *local)
+        });
+        let (name, theirs) = block_on(future.unwrap()).unwrap().unwrap();
+        assert_eq!((name.as_deref(), theirs, nice()), (Some("quiet"), before.max(BACKGROUND), before));
+        let broken = background("broken", || async { panic!("it is broken") });
+        let panicked: Result<(), _> = block_on(broken.unwrap()).unwrap();
+        assert_eq!(panicked, Err(Panicked("it is broken".to_owned())));
     }
 
     #[test]

@@ -73,7 +73,7 @@ impl Wish<'_> {
     /// The port behind the service port: the workload's own map overrides the service's, where 0 stands for a named
     /// port that only the workload can tell. A port that the service does not have leads nowhere; for a waypoint or
     /// gateway with an application tunnel it leads to itself (hbone.md 8).
-    fn target_port(&self, key: &str, workload: &Workload) -> Option<u16> {
+    pub(crate) fn target_port(&self, key: &str, workload: &Workload) -> Option<u16> {
         let of_service = self.service.ports.0.get(&self.port).copied();
         if self.purpose == Purpose::Application && of_service.is_none() {
             return None;
@@ -86,7 +86,7 @@ impl Wish<'_> {
 
     /// Whether traffic can and should get there: healthy (unless all are allowed), and with an address or, on another
     /// network, with a gateway.
-    fn reachable(&self, workload: &Workload) -> bool {
+    pub(crate) fn reachable(&self, workload: &Workload) -> bool {
         let all = self.service.load_balancing.as_ref().is_some_and(|lb| lb.health == HealthPolicy::AllowAll);
         let wanted = all || workload.health == Health::Healthy;
         let there = if self.purpose != Purpose::Gateway && workload.network != self.source.network {
@@ -99,7 +99,7 @@ impl Wish<'_> {
 
     /// The address to use: the very one that was dialled, else one that the service's families allow, in the family
     /// that was dialled if there is one (hbone.md 7).
-    fn ip(&self, workload: &Workload) -> Option<IpAddr> {
+    pub(crate) fn ip(&self, workload: &Workload) -> Option<IpAddr> {
         let allowed = |ip: &IpAddr| match self.service.ip_families {
             IpFamilies::Automatic | IpFamilies::Dual => true,
             IpFamilies::Ipv4Only => ip.is_ipv4(),
@@ -115,7 +115,7 @@ impl Wish<'_> {
 
     /// How many leading scopes match, up to the first that does not; `None` when STRICT wants more. With NETWORK in
     /// front, an endpoint on another network is ranked by the rest, but below every one of the own network.
-    fn rank(&self, workload: &Workload) -> Option<Match> {
+    pub(crate) fn rank(&self, workload: &Workload) -> Option<Match> {
         let Some(lb) = &self.service.load_balancing else { return Some((true, 0)) };
         let count = |scopes: &[Scope]| scopes.iter().take_while(|s| self.shares(**s, workload)).count();
         match lb.mode {

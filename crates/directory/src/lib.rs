@@ -8,12 +8,14 @@
 //! There is no runtime, socket or clock here, and no randomness: the caller brings a number.
 
 mod balance;
+mod candidates;
 mod holder;
 mod inbound;
 mod resolve;
 mod route;
 mod snapshot;
 
+pub use candidates::Candidate;
 pub use holder::Directory;
 pub use inbound::{Authority, AuthorityError, InboundRefusal, InboundTarget};
 pub use resolve::Query;

@@ -15,9 +15,12 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Instant;
 
+use tokio::time::timeout;
+
 use crate::client::StreamError;
 use crate::headers::Head;
 use crate::limits::ClientLimits;
+use crate::pulse::DOUBT;
 use dial::Failure;
 use state::{Counters, Lease, State, TunnelId};
 
@@ -53,7 +56,8 @@ impl<D: Dial> Pool<D> {
     /// Opens a stream, on a connection that is there or on a new one.
     ///
     /// A request that the peer certainly did not process (GOAWAY, REFUSED_STREAM) is tried once more on another
-    /// connection. A dropped future cancels the stream, but not a dial that others may wait for.
+    /// connection; when the destination is said to be gone meanwhile, only for as long as one that is there needs. A dropped
+    /// future cancels the stream, but not a dial that others may wait for.
     ///
     /// # Errors
     /// See [`OpenError`].
@@ -64,7 +68,7 @@ impl<D: Dial> Pool<D> {
             Err(e) if e.is_unprocessed() => {
                 tracing::debug!(error = %e, tunnel = %key.tunnel, "stream is tried on another connection");
                 self.inner.counters.retried();
-                let lease = self.lease(key, Some(lease.id)).await?;
+                let lease = self.lease_again(key, &lease).await?;
                 self.open_on(&lease, head, began).await.map_err(OpenError::from)
             }
             done => done.map_err(OpenError::from),
@@ -102,6 +106,17 @@ impl<D: Dial> Pool<D> {
         };
         // A dial that vanishes (its task was dropped with the runtime) has not reached the peer.
         waiting.await.unwrap_or(Err(Failure::Closed)).map_err(OpenError::from)
+    }
+
+    /// Another connection than the one that a request was refused on.
+    async fn lease_again(&self, key: &PoolKey, refused: &Lease) -> Result<Lease, OpenError<D::Error>> {
+        let lease = self.lease(key, Some(refused.id));
+        if !refused.is_evicted() {
+            return lease.await;
+        }
+        // A pod that ends tells its peers so by GOAWAY, and then does not answer a SYN: as in `evict`, the dial is not
+        // waited for to its end.
+        timeout(DOUBT, lease).await.unwrap_or(Err(OpenError::TimedOut(Phase::Dial)))
     }
 
     async fn open_on(&self, lease: &Lease, head: &Head, began: Instant) -> Result<Opened, StreamError> {

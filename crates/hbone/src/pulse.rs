@@ -77,6 +77,10 @@ pub(crate) struct Pulse {
 /// segment is sent again after 200 ms (Linux' least); a pod that was killed with its network never answers.
 pub(crate) const DOUBT: Duration = Duration::from_secs(2);
 
+/// How often such a peer is asked. With [`DOUBT`], no stream hangs for more than 3 s after the peer's network has gone, which
+/// leaves room below the 5 s that a connection may be held for anything.
+const DOUBT_EVERY: Duration = Duration::from_secs(1);
+
 impl Pulse {
     pub(crate) fn new(pings: Option<PingPong>, every: Duration, timeout: Duration, idle: Duration) -> Self {
         let due = Instant::now() + every;
@@ -124,7 +128,7 @@ impl Pulse {
         Beat::Fine
     }
 
-    /// Asks at once whether the peer is still there, and from now on every [`DOUBT`]: its destination is said to be gone. One
+    /// Asks at once whether the peer is still there, and from now on every [`DOUBT_EVERY`]: its destination is said to be gone. One
     /// that is there answers and its streams go on; of a pod that is killed some seconds after its object they would hang until
     /// the next PING times out.
     pub(crate) fn doubt(&mut self, cx: &mut Context<'_>) {
@@ -132,7 +136,7 @@ impl Pulse {
             return;
         }
         let now = Instant::now();
-        (self.every, self.timeout) = (self.every.min(DOUBT), self.timeout.min(DOUBT));
+        (self.every, self.timeout) = (self.every.min(DOUBT_EVERY), self.timeout.min(DOUBT));
         if let Pinging::Waiting(_) = self.state {
             self.send(cx, now);
         }

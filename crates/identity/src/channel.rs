@@ -223,7 +223,8 @@ impl tower_service::Service<Uri> for Connector {
     }
 }
 
-fn client_config(roots: &TrustedRoots) -> Result<Arc<ClientConfig>, String> {
+/// Reads roots.
+pub(crate) fn root_store(roots: &TrustedRoots) -> Result<RootCertStore, String> {
     let pem = match roots {
         TrustedRoots::Pem(pem) => pem.clone().into_bytes(),
         TrustedRoots::File(file) => std::fs::read(file).map_err(|e| format!("root file {}: {e}", file.display()))?,
@@ -238,10 +239,14 @@ fn client_config(roots: &TrustedRoots) -> Result<Arc<ClientConfig>, String> {
     if good == 0 {
         return Err("no usable root certificate".to_owned());
     }
+    Ok(store)
+}
+
+fn client_config(roots: &TrustedRoots) -> Result<Arc<ClientConfig>, String> {
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|e| e.to_string())?
-        .with_root_certificates(store)
+        .with_root_certificates(root_store(roots)?)
         .with_no_client_auth();
     config.alpn_protocols = vec![ALPN_H2.to_vec()];
     Ok(Arc::new(config))

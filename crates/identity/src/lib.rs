@@ -23,6 +23,7 @@ pub mod server;
 mod signer;
 mod spiffe;
 pub mod stream;
+pub mod web;
 #[cfg(test)]
 mod test_ca;
 mod verify;

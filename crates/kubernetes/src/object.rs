@@ -13,16 +13,23 @@
 #[macro_use]
 mod text;
 
+mod backend_tls;
 mod common;
 mod definitions;
 pub mod gateway;
 pub mod networking;
+pub mod route;
 pub mod security;
 
+pub use backend_tls::{
+    AltNameType, BackendTlsPolicy, BackendTlsPolicySpec, BackendTlsValidation, PolicyAncestorStatus, PolicyStatus,
+    SectionTargetReference, SubjectAltName, WellKnownRoots,
+};
 pub use common::{Condition, Generation, IstioStatus, StatusAddress, TargetReference, WorkloadSelector};
 pub use definitions::{MANAGED_BY, MANAGED_BY_US, crds};
 pub use gateway::{Gateway, GatewayClass};
-pub use networking::{ServiceEntry, WorkloadEntry};
+pub use networking::{DestinationRule, ServiceEntry, WorkloadEntry};
+pub use route::{GrpcRoute, HttpRoute, ReferenceGrant, TcpRoute, TlsRoute};
 pub use security::{AuthorizationPolicy, PeerAuthentication, RequestAuthentication};
 
 #[cfg(test)]

@@ -5,6 +5,8 @@
 //! Rules: Kubernetes API conventions, "Typical status properties" (a condition's `lastTransitionTime` moves only with its
 //! `status`; `observedGeneration` is the generation that was judged).
 
+mod parents;
+
 use std::fmt;
 
 use k8s_openapi::jiff::Timestamp;
@@ -13,6 +15,8 @@ use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams};
 use serde_json::{Value, json};
 
 use crate::client::{self, CallError};
+
+pub use parents::{AllSaid, List, Said, merged, write_parents};
 
 /// Bytes of a message at most: the bound of `metav1.Condition.message`, which Gateway API and Service enforce.
 pub const MAX_MESSAGE: usize = 32_768;
@@ -150,6 +154,13 @@ pub fn patch(target: &Target, object: &Value, wanted: &Wanted, owned: &[&str], n
     }
     let (version, kind) = (&target.resource.api_version, &target.resource.kind);
     Some(json!({ "apiVersion": version, "kind": kind, "metadata": metadata, "status": status }))
+}
+
+/// Conditions as they stand in a status, for lists of them that are not `status.conditions`: those of a listener or of a
+/// route's parent. `there` is the list as it is: what has the same status keeps its time.
+pub fn entries(wanted: &[Condition], there: &[Value], generation: i64, now: Timestamp) -> Vec<Value> {
+    let of_type = |w: &Condition| there.iter().find(|c| c["type"] == *w.kind);
+    wanted.iter().map(|w| entry(w, of_type(w), generation, now)).collect()
 }
 
 /// Whether a field is as good as not there.

@@ -2,7 +2,9 @@
 
 pub(crate) mod agent;
 pub(crate) mod authority;
+pub(crate) mod control;
 pub(crate) mod discovery;
+pub(crate) mod waypoint;
 mod yaml;
 pub(crate) mod ztunnel;
 

@@ -44,6 +44,7 @@ mod tools;
 mod up;
 mod users;
 mod wait;
+mod waypoints;
 
 pub use admin::{Answer, http_get};
 pub use capture::{Capture, Captured};
@@ -55,7 +56,7 @@ pub use fault::{Fault, FaultEntry};
 pub use inside::{HELPER, run_helper};
 pub use lab::{Lab, Options, Place};
 pub use plan::{NodePlan, Plan, PodPlan, ServicePlan};
-pub use spec::{Files, Node, OtlpTo, Pod, Ready, SameNode, Service, Spec, Telemetry};
+pub use spec::{Files, Node, OtlpTo, Pod, Ready, SameNode, Service, Spec, Telemetry, Waypoint};
 pub use spec_policy::{Match, NamedAccount, Policy, PolicyAction, PolicyScope, TextMatch};
 pub use status::{NodeStatus, PodStatus, ProcessStatus, ServiceStatus, Status};
 pub use up::need_root;

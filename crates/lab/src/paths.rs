@@ -120,6 +120,21 @@ impl Paths {
         self.ca().join("state")
     }
 
+    /// Folder of the control plane.
+    pub(crate) fn control(&self) -> PathBuf {
+        self.root.join("control")
+    }
+
+    /// The manifests that it follows.
+    pub(crate) fn manifests(&self) -> PathBuf {
+        self.control().join("manifests")
+    }
+
+    /// Folder of a waypoint's configuration and token.
+    pub(crate) fn waypoint(&self, name: &str) -> PathBuf {
+        self.root.join("waypoint").join(name)
+    }
+
     pub(crate) fn captures(&self) -> PathBuf {
         self.root.join("capture")
     }

@@ -15,7 +15,7 @@ use mesh::addr::Cidr;
 use serde::{Deserialize, Serialize};
 
 use crate::error::LabError;
-use crate::spec::{Node, Pod, Service, Spec};
+use crate::spec::{Node, Pod, Service, Spec, Waypoint};
 
 /// Longest name of an interface: IFNAMSIZ less its final zero.
 const MAX_INTERFACE: usize = 15;
@@ -88,11 +88,13 @@ impl Plan {
             let made = plan.place_node(node, at)?;
             plan.nodes.push(made);
         }
-        for pod in plan.spec.pods.clone() {
+        let waypoints = plan.spec.waypoints.clone();
+        for pod in plan.spec.pods.clone().into_iter().chain(waypoints.iter().map(Waypoint::pod)) {
             let placed = plan.place_pod(pod)?;
             plan.pods.push(placed);
         }
-        for (at, service) in plan.spec.services.clone().into_iter().enumerate() {
+        let services = plan.spec.services.clone().into_iter().chain(waypoints.iter().map(Waypoint::service));
+        for (at, service) in services.enumerate() {
             let made = plan.place_service(service, at)?;
             plan.services.push(made);
         }

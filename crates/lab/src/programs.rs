@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::caps;
 use crate::cgroup;
 use crate::config;
-use crate::config::authority::Token;
+use crate::config::authority::{Holder, Token};
 use crate::down;
 use crate::error::LabError;
 use crate::inside::Enter;
@@ -20,7 +20,7 @@ use crate::process::{self, Launch, Record};
 use crate::spec::OtlpTo;
 use crate::state::{Ztunnel, process_name};
 use crate::wait::{self, READY};
-use crate::{admin, collector};
+use crate::{admin, collector, waypoints};
 
 /// Where a node's agent answers, in the node's namespace.
 pub(crate) const AGENT_ADMIN: &str = "127.0.0.1:15010";
@@ -34,6 +34,11 @@ const ZTUNNEL_READY: &str = "127.0.0.1:15021";
 pub(crate) const CA_PORT: u16 = 15012;
 /// Name in the authority's certificate, as its Service in a cluster would have it.
 pub(crate) const CA_NAME: &str = "culvert-ca.culvert-system.svc";
+/// The control plane's name and service account (design.md 7). Its port is one of its own: in the lab it has the address of
+/// the authority, which has 15012.
+pub(crate) const CONTROL_NAME: &str = "culvert-control.culvert-system.svc";
+pub(crate) const CONTROL_ACCOUNT: &str = "culvert-control";
+pub(crate) const CONTROL_PORT: u16 = 15022;
 /// Namespace of our programs (design.md 7).
 pub(crate) const SYSTEM_NAMESPACE: &str = "culvert-system";
 /// OTLP over gRPC (telemetry.md 4).
@@ -44,7 +49,8 @@ const AGENT: (&str, &str) = ("culvert-node", "node");
 const ZTUNNEL: (&str, &str) = ("ztunnel", "ztunnel");
 
 /// Names what is missing before anything is made.
-pub(crate) fn look_around() -> Result<(), LabError> {
+pub(crate) fn look_around(plan: &Plan) -> Result<(), LabError> {
+    waypoints::look_around(plan)?;
     [CA, AGENT, ZTUNNEL].iter().try_for_each(|(name, package)| process::program(name, package).map(drop))
 }
 
@@ -55,11 +61,9 @@ pub(crate) fn raise(lab: &Lab, plan: &Plan) -> Result<(), LabError> {
         collector::start(lab, plan)?;
     }
     lab.step("certificate authority")?;
-    let tokens: Vec<Token> = plan
-        .nodes
-        .iter()
-        .map(|n| Token { node: n.name.clone(), text: format!("{:032x}", rand::random::<u128>()) })
-        .collect();
+    let nodes = plan.nodes.iter().map(|n| Token::new(Holder::Node(n.name.clone())));
+    let tokens: Vec<Token> = nodes.chain(waypoints::tokens(plan)).collect();
+    waypoints::folders(&lab.paths, plan)?;
     config::authority::config(&lab.paths, plan, &tokens)?;
     publish(lab, plan)?;
     let ca = start_ca(lab)?;
@@ -75,6 +79,7 @@ pub(crate) fn raise(lab: &Lab, plan: &Plan) -> Result<(), LabError> {
         })?;
         start_ztunnel(lab, plan, node, 1)?;
     }
+    waypoints::raise(lab, plan, &tokens)?;
     lab.step("waiting for the mesh")?;
     until_ztunnels_ready(lab)?;
     until_enrolled(lab, plan)
@@ -84,6 +89,7 @@ pub(crate) fn raise(lab: &Lab, plan: &Plan) -> Result<(), LabError> {
 pub(crate) fn publish(lab: &Lab, plan: &Plan) -> Result<(), LabError> {
     config::authority::pods(&lab.paths, plan)?;
     config::discovery::publish(&lab.paths, plan)?;
+    waypoints::publish(&lab.paths, plan)?;
     plan.nodes.iter().try_for_each(|node| config::agent::pods(&lab.paths, plan, node))
 }
 
@@ -129,7 +135,7 @@ pub(crate) fn start_ztunnel(lab: &Lab, plan: &Plan, node: &NodePlan, generation:
     start_program(lab, &process_name(&node.name, generation), ZTUNNEL, &file, enter)
 }
 
-fn start_program(
+pub(crate) fn start_program(
     lab: &Lab,
     name: &str,
     program: (&str, &'static str),

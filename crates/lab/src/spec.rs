@@ -22,6 +22,13 @@ pub struct Spec {
     /// The services.
     #[serde(default)]
     pub services: Vec<Service>,
+    /// Waypoints: what requests of services that name one pass. With any, the lab has a control plane as well.
+    #[serde(default)]
+    pub waypoints: Vec<Waypoint>,
+    /// Objects of Kubernetes for the control plane, written as `kubectl apply` takes them: routes, L7 policies. Namespaces,
+    /// pods, services and Gateways of the lab are made by itself.
+    #[serde(default)]
+    pub manifests: Vec<serde_json::Value>,
     /// Authorization policies, in the form of Istio's local file (discovery.md 5).
     #[serde(default)]
     pub policies: Vec<Policy>,
@@ -136,6 +143,13 @@ pub struct Service {
     /// Without virtual addresses: the name leads to the pods themselves.
     #[serde(default)]
     pub headless: bool,
+    /// Waypoint of its namespace that its traffic passes.
+    #[serde(default)]
+    pub waypoint: Option<String>,
+    /// What its ports speak (`appProtocol` of Kubernetes): `http`, `kubernetes.io/h2c`, `grpc`, `tcp`. Told by the first bytes
+    /// when not given.
+    #[serde(default)]
+    pub protocol: Option<String>,
 }
 
 impl Service {
@@ -143,6 +157,56 @@ impl Service {
     pub fn hostname(&self) -> String {
         format!("{}.{}.svc.cluster.local", self.name, self.namespace)
     }
+}
+
+/// A waypoint. It runs in a pod of its own that is not captured, with a service account of its own name.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Waypoint {
+    /// Name; also that of its pod, so it is unique among the pods.
+    pub name: String,
+    /// Namespace.
+    #[serde(default = "defaults::namespace")]
+    pub namespace: String,
+    /// The node it runs on.
+    pub node: String,
+}
+
+impl Waypoint {
+    /// The pod that it runs in.
+    pub(crate) fn pod(&self) -> Pod {
+        Pod {
+            name: self.name.clone(),
+            namespace: self.namespace.clone(),
+            service_account: None,
+            node: self.node.clone(),
+            mesh: false,
+            command: Vec::new(),
+            user: None,
+            files: Files::new(),
+            env: BTreeMap::new(),
+            capabilities: Vec::new(),
+            ready: None,
+            policies: Vec::new(),
+            dns: false,
+        }
+    }
+
+    /// The service that node proxies find it by.
+    pub(crate) fn service(&self) -> Service {
+        Service {
+            name: self.name.clone(),
+            namespace: self.namespace.clone(),
+            ports: BTreeMap::from([(Self::PORT, Self::PORT)]),
+            pods: vec![self.name.clone()],
+            headless: false,
+            waypoint: None,
+            protocol: None,
+        }
+    }
+
+    /// Where tunnels arrive (waypoint-api.md 1).
+    pub(crate) const PORT: u16 = 15008;
 }
 
 /// How two meshed pods of one node talk.

@@ -6,7 +6,7 @@ use std::path::{Component, Path};
 use document::{Check, Report};
 
 use crate::caps;
-use crate::spec::{OtlpTo, Pod, Service, Spec};
+use crate::spec::{OtlpTo, Pod, Service, Spec, Waypoint};
 use crate::spec_policy::{self, PolicyScope};
 
 // Addresses are handed out from blocks of this many: a /24 a node less gateway and proxies (plan.rs), 250 nodes on the wire.
@@ -29,6 +29,9 @@ impl Check for Spec {
         }
         for (index, service) in self.services.iter().enumerate() {
             self.check_service(index, service, report);
+        }
+        for (index, waypoint) in self.waypoints.iter().enumerate() {
+            self.check_waypoint(index, waypoint, report);
         }
         spec_policy::check(&self.policies, report);
         self.check_rest(report);
@@ -145,6 +148,30 @@ impl Spec {
                 ),
                 Some(_) => {}
             }
+        }
+        if let Some(name) = &service.waypoint
+            && !self.waypoints.iter().any(|w| w.name == *name && w.namespace == service.namespace)
+        {
+            let what = format!("there is no waypoint {name:?} in namespace {}", service.namespace);
+            report.at(&place).at("waypoint").mistake(what, "name one of `waypoints` of the same namespace");
+        }
+    }
+
+    fn check_waypoint(&self, index: usize, waypoint: &Waypoint, report: &mut Report) {
+        let place = format!("/waypoints/{index}");
+        label(report, &format!("{place}/name"), &waypoint.name, MAX_LABEL);
+        label(report, &format!("{place}/namespace"), &waypoint.namespace, MAX_LABEL);
+        let before = self.waypoints[..index].iter().map(|w| &w.name);
+        if self.pods.iter().map(|p| &p.name).chain(before).any(|name| *name == waypoint.name) {
+            let what = format!("there is another pod {}", waypoint.name);
+            report.at(&place).at("name").mistake(what, "a waypoint is a pod: give it a name that no pod has");
+        }
+        if !self.nodes.iter().any(|n| n.name == waypoint.node) {
+            let remedy = format!("use one of: {}", list(self.nodes.iter().map(|n| &n.name)));
+            report.at(&place).at("node").mistake(format!("there is no node {:?}", waypoint.node), remedy);
+        }
+        if !self.pods.iter().any(|p| p.mesh) {
+            report.at(&place).mistake("nobody can reach it: no pod is in the mesh", "put a pod into the mesh");
         }
     }
 

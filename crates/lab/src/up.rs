@@ -59,7 +59,7 @@ fn look_around(plan: &Plan) -> Result<(), LabError> {
     tools::IP.path()?;
     process::program("culvert", "culvert")?;
     if plan.meshed() {
-        programs::look_around()?;
+        programs::look_around(plan)?;
     }
     for pod in &plan.pods {
         if let Some(user) = &pod.pod.user {

@@ -5,6 +5,15 @@ use std::sync::Arc;
 
 use crate::addr::Cidr;
 
+/// What the names of policies begin with that stand for Kubernetes' NetworkPolicies. No object of Kubernetes can have a name
+/// with `_`.
+pub const NETWORK_POLICY: &str = "culvert_network_policy_";
+
+/// Whether this key (`namespace/name`) is that of a policy that stands for NetworkPolicies.
+pub fn is_network_policy(key: &str) -> bool {
+    key.split_once('/').is_some_and(|(_, name)| name.starts_with(NETWORK_POLICY))
+}
+
 /// One policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Authorization {

@@ -18,7 +18,7 @@ pub use inspect::{
     TcpHealth, abort, closed_by_reset, original_dst, original_dst_conntrack, peek_until, peer, tcp_info,
     with_reset_on_close,
 };
-pub use listen::{ListenOptions, listen};
+pub use listen::{ListenOptions, listen, listen_here};
 
 use crate::netns::NetNs;
 

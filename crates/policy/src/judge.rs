@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mesh::authz::{Action, Authorization};
+use mesh::authz::{Action, Authorization, is_network_policy};
 
 use crate::matching::Facts;
 use crate::miss::nearest;
@@ -16,9 +16,17 @@ use crate::verdict::{Cause, Connection, Denial, DryRun, Effect, Judgement, Permi
 ///    a yes away as well as an ALLOW that takes a no away.
 /// 3. Without an enforced ALLOW policy it may pass.
 /// 4. It may pass when an ALLOW rule matches; otherwise it may not, and the nearest miss is named.
+///
+/// Policies that stand for NetworkPolicies do not take part when a pod calls itself, by its Service for one: Kubernetes exempts
+/// that (concept page "Network Policies": "a Pod cannot block access to itself"). Nobody else has the pod's address: a packet
+/// from outside that shows it is a martian to the kernel.
 pub fn judge(set: &PolicySet, subject: &Subject, connection: &Connection) -> Judgement {
     let facts = Facts::new(connection);
-    let Applicable { held, not_held } = set.applicable(subject);
+    let Applicable { mut held, mut not_held } = set.applicable(subject);
+    if connection.source_ip == connection.destination_ip {
+        held.retain(|(key, _)| !is_network_policy(key));
+        not_held.retain(|key| !is_network_policy(key));
+    }
     let enforced = |action: Action| held.iter().copied().filter(move |(_, p)| !p.dry_run && p.action == action);
 
     let verdict = if let Some((policy, rule)) = first_match(&facts, enforced(Action::Deny)) {

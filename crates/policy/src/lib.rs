@@ -5,10 +5,13 @@
 //!
 //! There is no runtime, socket or clock here: policies, subject and connection in, verdict out. `PeerAuthentication`
 //! needs no code of its own: STRICT arrives as a DENY policy on an absent principal (`not_principals: presence`).
+//!
+//! [`request`] is the same for the requests that pass a waypoint, with the fields of HTTP.
 
 mod judge;
 mod matching;
 mod miss;
+pub mod request;
 mod set;
 mod verdict;
 

@@ -191,7 +191,7 @@ fn got(facts: &Facts<'_>, kind: Kind) -> String {
     }
 }
 
-fn any<T: fmt::Display>(values: &[T]) -> String {
+pub(crate) fn any<T: fmt::Display>(values: &[T]) -> String {
     let named: Vec<String> = values.iter().take(MAX_VALUES).map(|v| shortened(&v.to_string())).collect();
     let mut text = named.join(" or ");
     if values.len() > MAX_VALUES {
@@ -204,7 +204,7 @@ fn not<T: fmt::Display>(values: &[T]) -> String {
     format!("anything but {}", any(values))
 }
 
-fn shortened(text: &str) -> String {
+pub(crate) fn shortened(text: &str) -> String {
     let mut short: String = text.chars().take(MAX_VALUE_LEN).collect();
     if short.len() < text.len() {
         short.push('…');

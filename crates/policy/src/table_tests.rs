@@ -289,3 +289,22 @@ fn a_permit_can_be_judged_again() {
     set.insert(policy("shop/d", Scope::Namespace, Action::Deny, vec![Rule::default()]));
     assert_eq!(told(&permit.rejudge(&set, &subject(&[]))), "denied by shop/d rule 0");
 }
+
+#[test]
+fn what_a_pod_says_to_itself_is_exempt_from_network_policies_alone() {
+    let deny = |name: &str| policy(name, Scope::WorkloadSelector, Action::Deny, vec![Rule::default()]);
+    let (network, user) = ("shop/culvert_network_policy_a", "shop/a");
+    let itself = Connection { source_ip: from("web").destination_ip, ..from("web") };
+    for (connection, of, wanted) in [
+        (from("web"), network, "denied by shop/culvert_network_policy_a rule 0"),
+        (itself.clone(), network, "permitted: no ALLOW policy applies"),
+        // In clear as well: the kernel lets nobody else show this address.
+        (Connection { source: None, ..itself.clone() }, network, "permitted: no ALLOW policy applies"),
+        (itself.clone(), user, "denied by shop/a rule 0"),
+    ] {
+        assert_eq!(told(&judge(&set(vec![deny(of)]), &subject(&[of]), &connection)), wanted, "{connection:?}");
+    }
+    // One that has not arrived yet cannot change the answer either.
+    assert_eq!(told(&judge(&set(vec![]), &subject(&[network]), &itself)), "permitted: no ALLOW policy applies");
+    assert_eq!(told(&judge(&set(vec![]), &subject(&[user]), &itself)), "unknown: shop/a");
+}

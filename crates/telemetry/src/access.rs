@@ -9,6 +9,7 @@ use tracing::Level;
 use crate::facts::Facts;
 use crate::fields::{self, Fields, Json, Plain};
 use crate::logging::{LogFormat, LogHandle, ScopeLevel};
+use crate::request::RequestFacts;
 use crate::timestamp::Timestamp;
 use crate::writer::{Entry, LineWriter};
 
@@ -55,6 +56,13 @@ impl AccessLog {
     pub(crate) fn complete(&self, facts: &Arc<Facts>) {
         if self.wants(level(facts)) {
             self.writer.send(Entry::Connection(facts.clone(), self.format));
+        }
+    }
+
+    /// Hands the line of an ended request over.
+    pub(crate) fn request(&self, facts: &Arc<RequestFacts>) {
+        if !facts.unlogged && self.wants(Level::INFO) {
+            self.writer.send(Entry::Request(facts.clone(), self.format));
         }
     }
 

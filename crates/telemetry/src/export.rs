@@ -15,6 +15,7 @@ use tonic::metadata::{MetadataKey, MetadataMap};
 use crate::facts::Facts;
 use crate::numbers::Counter;
 use crate::otlp::{Connector, TracingConfig, TracingError, resource};
+use crate::request::RequestFacts;
 use crate::spans;
 
 /// What waits for export.
@@ -22,6 +23,8 @@ use crate::spans;
 pub(crate) enum Item {
     /// An ended connection; becomes a span and its children on the exporter's thread.
     Connection(Arc<Facts>),
+    /// An ended request, likewise.
+    Request(Arc<RequestFacts>),
     /// A finished span of the `tracing` crate.
     Span(Box<SpanData>),
 }

@@ -10,6 +10,9 @@ use mesh::{Direction, Identity, Outcome, PeerAddr, Service, TraceContext, Worklo
 use crate::labels::{LabelsRef, ServiceRef, Side, SideRef};
 use crate::phase::Timings;
 
+/// What a waypoint calls itself in label `reporter` (telemetry.md 1).
+pub(crate) const WAYPOINT: &str = "waypoint";
+
 /// Everything about one connection.
 #[derive(Clone, Debug)]
 pub struct Facts {
@@ -39,6 +42,8 @@ pub struct Facts {
     pub mutual_tls: bool,
     /// Whether the connection went to a waypoint.
     pub via_waypoint: bool,
+    /// Whether a waypoint reports it.
+    pub at_waypoint: bool,
     /// Bytes from source to destination.
     pub to_destination: u64,
     /// Bytes from destination to source.
@@ -151,6 +156,7 @@ impl Facts {
             destination_identity: None,
             mutual_tls: false,
             via_waypoint: false,
+            at_waypoint: false,
             to_destination: 0,
             to_source: 0,
             first_byte: None,
@@ -174,13 +180,18 @@ impl Facts {
         let destination = self.destination.as_deref().map(SideRef::from_workload).unwrap_or_default();
         let proved = self.destination_identity.as_ref().map(Into::into);
         LabelsRef {
-            reporter: self.direction,
+            reporter: self.reporter(),
             source: source.with_principal(self.source_identity.as_ref().map(Into::into)),
             destination: destination.with_principal(proved.or_else(|| self.destination.as_deref().map(Into::into))),
             service: self.service.as_deref().map(ServiceRef::from).unwrap_or_default(),
             mutual_tls: self.mutual_tls,
             flag: "-",
         }
+    }
+
+    /// Label `reporter` (telemetry.md 1).
+    pub fn reporter(&self) -> &'static str {
+        if self.at_waypoint { WAYPOINT } else { self.direction.reporter() }
     }
 
     /// Whether discovery (or baggage) knows anything of either end.

@@ -1,5 +1,6 @@
 //! The handle that programs hold: all sinks of finished records.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
@@ -20,6 +21,7 @@ use crate::labels::{LabelsRef, Pairs};
 use crate::metrics::Metrics;
 use crate::otlp::Tracing;
 use crate::outcomes::Outcomes;
+use crate::request::{RequestFacts, RequestMetrics, RequestStore};
 use crate::series::{Place, Series, Store, Totals};
 
 /// Series kept at most: 10 000 label sets of some 500 bytes of text each are 5 MB here and about 25 MB of text a scrape.
@@ -54,6 +56,7 @@ pub struct Telemetry(Arc<Sinks>);
 struct Sinks {
     metrics: Metrics,
     store: Arc<Store>,
+    requests: Arc<RequestStore>,
     health: Arc<Health>,
     outcomes: Arc<Outcomes>,
     flows: Flows,
@@ -67,14 +70,26 @@ impl Telemetry {
     pub fn new(config: Config) -> Self {
         let metrics = Metrics::new();
         let store = Arc::new(Store::new(config.series));
+        let requests = Arc::new(RequestStore::new(config.series));
+        metrics.add(Box::new(RequestMetrics(requests.clone())));
         let health = Arc::new(Health::default());
         metrics.add(Box::new(Traffic { store: store.clone(), health: health.clone() }));
         let outcomes = Arc::new(Outcomes::default());
         metrics.add(Box::new(outcomes.clone()));
         own_metrics(&metrics, &store, &health, &config);
+        let (evicted, overflowed) = (requests.evicted.clone(), requests.overflowed.clone());
+        metrics.counter_fn("culvert_telemetry_request_series_evicted", "Request series dropped because they were idle", move || {
+            evicted.get()
+        });
+        metrics.counter_fn(
+            "culvert_telemetry_request_series_overflowed",
+            "Requests counted as unknown because there are too many series",
+            move || overflowed.get(),
+        );
         Self(Arc::new(Sinks {
             metrics,
             store,
+            requests,
             health,
             outcomes,
             flows: Flows::new(config.flows),
@@ -150,6 +165,23 @@ impl Telemetry {
             tracing.connection(facts.clone());
         }
         sinks.flows.push(facts);
+    }
+
+    /// Writes a finished record of a request to every sink. The only place that does.
+    pub(crate) fn write_request(&self, facts: &RequestFacts) {
+        let sinks = &*self.0;
+        sinks.requests.add(facts, Instant::now());
+        let tracing = sinks.tracing.as_ref().filter(|_| facts.trace.is_some_and(|t| t.sampled));
+        if sinks.access.is_none() && tracing.is_none() {
+            return;
+        }
+        let facts = Arc::new(facts.clone());
+        if let Some(access) = &sinks.access {
+            access.request(&facts);
+        }
+        if let Some(tracing) = tracing {
+            tracing.request(facts);
+        }
     }
 }
 
@@ -228,10 +260,12 @@ impl Collector for Traffic {
 fn open(encoder: &mut DescriptorEncoder<'_>, all: &[(Arc<Series>, Totals)]) -> fmt::Result {
     let name = "istio_tcp_sockets_open";
     let mut metric = encoder.encode_descriptor(name, "The number of open TCP connections", None, MetricType::Gauge)?;
-    for reporter in [Direction::Inbound, Direction::Outbound] {
-        let of = |series: &Series| series.labels.borrow().reporter == reporter;
-        let live: u64 = all.iter().filter(|(series, _)| of(series)).map(|(_, totals)| totals.live).sum();
-        ConstGauge::new(live).encode(metric.encode_family(&Pairs(&[("reporter", reporter.reporter())]))?)?;
+    let reporter = |series: &Series| series.labels.borrow().reporter;
+    let both = [Direction::Inbound, Direction::Outbound].map(Direction::reporter);
+    let reporters: BTreeSet<_> = all.iter().map(|(series, _)| reporter(series)).chain(both).collect();
+    for name in reporters {
+        let live: u64 = all.iter().filter(|(series, _)| reporter(series) == name).map(|(_, totals)| totals.live).sum();
+        ConstGauge::new(live).encode(metric.encode_family(&Pairs(&[("reporter", name)]))?)?;
     }
     Ok(())
 }

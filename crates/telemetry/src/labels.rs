@@ -4,7 +4,7 @@ use std::fmt::{self, Write};
 use std::hash::{BuildHasher, Hash};
 use std::sync::Arc;
 
-use mesh::{Direction, Identity, Service, Workload};
+use mesh::{Identity, Service, Workload};
 use prometheus_client::encoding::{EncodeLabel, EncodeLabelSet, LabelSetEncoder};
 
 /// What a label says when nothing is known; never the empty text (telemetry.md 1).
@@ -61,7 +61,7 @@ pub(crate) struct ServiceRef<'a> {
 /// A whole label set, borrowed from the facts of a connection.
 #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
 pub(crate) struct LabelsRef<'a> {
-    pub(crate) reporter: Direction,
+    pub(crate) reporter: &'static str,
     pub(crate) source: SideRef<'a>,
     pub(crate) destination: SideRef<'a>,
     pub(crate) service: ServiceRef<'a>,
@@ -72,7 +72,7 @@ pub(crate) struct LabelsRef<'a> {
 /// A whole label set, owned by its series: one allocation for all texts.
 #[derive(Debug)]
 pub(crate) struct Labels {
-    reporter: Direction,
+    reporter: &'static str,
     mutual_tls: bool,
     flag: &'static str,
     /// End of each text within `texts`, in the order of [`LabelsRef::texts`].
@@ -109,7 +109,7 @@ impl<'a> LabelsRef<'a> {
     }
 
     /// A label set of which only the reporter is known: where series go that found no room.
-    pub(crate) fn overflow(reporter: Direction, flag: &'static str) -> Self {
+    pub(crate) fn overflow(reporter: &'static str, flag: &'static str) -> Self {
         Self {
             reporter,
             source: SideRef::default(),
@@ -226,15 +226,9 @@ impl fmt::Display for PrincipalRef<'_> {
 impl EncodeLabelSet for Labels {
     fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
         let l = self.borrow();
-        put(encoder, "reporter", l.reporter.reporter())?;
-        side(encoder, &SOURCE, &l.source)?;
-        put(encoder, "destination_service", l.service.hostname)?;
-        put(encoder, "destination_service_namespace", l.service.namespace)?;
-        put(encoder, "destination_service_name", l.service.name)?;
-        side(encoder, &DESTINATION, &l.destination)?;
+        l.encode_ends(encoder)?;
         put(encoder, "request_protocol", "tcp")?;
-        put(encoder, "response_flags", l.flag)?;
-        put(encoder, "connection_security_policy", if l.mutual_tls { "mutual_tls" } else { UNKNOWN })?;
+        l.encode_end(encoder)?;
         for (key, value) in [
             ("source_region", l.source.region),
             ("source_zone", l.source.zone),
@@ -244,6 +238,24 @@ impl EncodeLabelSet for Labels {
             put(encoder, key, value)?;
         }
         Ok(())
+    }
+}
+
+impl LabelsRef<'_> {
+    /// Who reports, source, service and destination: what connections and requests have in common.
+    pub(crate) fn encode_ends(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
+        put(encoder, "reporter", self.reporter)?;
+        side(encoder, &SOURCE, &self.source)?;
+        put(encoder, "destination_service", self.service.hostname)?;
+        put(encoder, "destination_service_namespace", self.service.namespace)?;
+        put(encoder, "destination_service_name", self.service.name)?;
+        side(encoder, &DESTINATION, &self.destination)
+    }
+
+    /// How it ended, and how it was secured.
+    pub(crate) fn encode_end(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
+        put(encoder, "response_flags", self.flag)?;
+        put(encoder, "connection_security_policy", if self.mutual_tls { "mutual_tls" } else { UNKNOWN })
     }
 }
 

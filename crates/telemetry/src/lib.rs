@@ -21,6 +21,7 @@ pub mod metrics;
 pub mod otlp;
 pub mod phase;
 pub mod record;
+pub mod request;
 pub mod sampler;
 pub mod timestamp;
 pub mod writer;
@@ -35,6 +36,7 @@ mod numbers;
 mod outcomes;
 mod series;
 mod spans;
+mod spread;
 
 #[cfg(test)]
 mod fixture;
@@ -52,5 +54,6 @@ pub use metrics::Metrics;
 pub use otlp::{Tracing, TracingConfig};
 pub use phase::{Mark, Phase};
 pub use record::Record;
+pub use request::RequestRecord;
 pub use sampler::Sampler;
 pub use writer::LineWriter;

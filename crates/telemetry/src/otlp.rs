@@ -12,6 +12,7 @@ use opentelemetry_sdk::trace::{Sampler as SdkSampler, SdkTracer, SdkTracerProvid
 use crate::export::{Exporter, Item, Queue};
 use crate::facts::Facts;
 use crate::metrics::Metrics;
+use crate::request::RequestFacts;
 use crate::sampler::{Sampler, SamplerError};
 
 /// Name of the instrumentation scope of our spans.
@@ -279,6 +280,10 @@ impl Tracing {
 
     pub(crate) fn connection(&self, facts: Arc<Facts>) {
         self.queue.send(Item::Connection(facts));
+    }
+
+    pub(crate) fn request(&self, facts: Arc<RequestFacts>) {
+        self.queue.send(Item::Request(facts));
     }
 
     pub(crate) fn with(config: &TracingConfig, exporter: Exporter) -> Self {

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use mesh::{Direction, Outcome};
 use prometheus_client::collector::Collector;
@@ -13,23 +12,17 @@ use prometheus_client::metrics::counter::ConstCounter;
 use crate::facts::Facts;
 use crate::labels::Pairs;
 use crate::phase::Phase;
+use crate::spread::Spread;
 
-/// Upper bounds of phases in seconds: a look-up (10 µs) to a held connection (5 s, design.md 4 rule 3).
-const BOUNDS: [f64; 9] = [0.000_01, 0.000_1, 0.000_5, 0.001, 0.005, 0.02, 0.1, 1.0, 5.0];
+/// Upper bounds of phases in milliseconds: a look-up (10 µs) to a held connection (5 s, design.md 4 rule 3).
+const BOUNDS: [f64; 9] = [0.01, 0.1, 0.5, 1.0, 5.0, 20.0, 100.0, 1_000.0, 5_000.0];
 const REPORTERS: [Direction; 2] = [Direction::Inbound, Direction::Outbound];
 
 /// Counts that need no look-up: arrays of atomics.
 #[derive(Debug, Default)]
 pub(crate) struct Outcomes {
     ends: [[AtomicU64; Outcome::ALL.len()]; 2],
-    phases: [[Spread; Phase::ALL.len()]; 2],
-}
-
-#[derive(Debug, Default)]
-struct Spread {
-    micros: AtomicU64,
-    count: AtomicU64,
-    buckets: [AtomicU64; BOUNDS.len()],
+    phases: [[Spread<{ BOUNDS.len() }>; Phase::ALL.len()]; 2],
 }
 
 impl Outcomes {
@@ -41,7 +34,8 @@ impl Outcomes {
             count.fetch_add(1, Ordering::Relaxed);
         }
         for (phase, _, length) in facts.timings.iter() {
-            self.phases[reporter][phase as usize].add(length);
+            let micros = u64::try_from(length.as_micros()).unwrap_or(u64::MAX);
+            self.phases[reporter][phase as usize].add(micros, &BOUNDS);
         }
     }
 
@@ -73,7 +67,10 @@ impl Outcomes {
         for reporter in REPORTERS {
             for phase in Phase::ALL {
                 let pairs = [("reporter", reporter.reporter()), ("phase", phase.as_str())];
-                let (sum, count, buckets) = self.phases[reporter as usize][phase as usize].read();
+                let (sum, count, mut buckets) = self.phases[reporter as usize][phase as usize].read(&BOUNDS);
+                // Kept in milliseconds, told in seconds.
+                buckets.iter_mut().for_each(|(bound, _)| *bound /= 1e3);
+                let sum = sum / 1e3;
                 metric.encode_family(&Pairs(&pairs))?.encode_histogram::<Pairs<'_>>(sum, count, &buckets, None)?;
             }
         }
@@ -85,28 +82,5 @@ impl Collector for Outcomes {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         self.encode_ends(&mut encoder)?;
         self.encode_phases(&mut encoder)
-    }
-}
-
-impl Spread {
-    fn add(&self, length: Duration) {
-        let micros = u64::try_from(length.as_micros()).unwrap_or(u64::MAX);
-        self.micros.fetch_add(micros, Ordering::Relaxed);
-        let seconds = length.as_secs_f64();
-        if let Some(bucket) = BOUNDS.iter().position(|bound| seconds <= *bound) {
-            self.buckets[bucket].fetch_add(1, Ordering::Relaxed);
-        }
-        self.count.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Sum in seconds, count, and buckets with the rest above the last bound.
-    fn read(&self) -> (f64, u64, Vec<(f64, u64)>) {
-        let count = self.count.load(Ordering::Relaxed);
-        let mut buckets: Vec<_> =
-            BOUNDS.into_iter().zip(self.buckets.iter().map(|b| b.load(Ordering::Relaxed))).collect();
-        let below: u64 = buckets.iter().map(|(_, n)| n).sum();
-        // Read without a lock: a bucket may be ahead of the count for a moment.
-        buckets.push((f64::INFINITY, count.saturating_sub(below)));
-        (self.micros.load(Ordering::Relaxed) as f64 / 1e6, count.max(below), buckets)
     }
 }

@@ -125,6 +125,11 @@ impl Record {
         self.facts.via_waypoint = true;
     }
 
+    /// A waypoint reports it, not a node proxy.
+    pub fn at_waypoint(&mut self) {
+        self.facts.at_waypoint = true;
+    }
+
     /// The labels are known and the connection goes on: counts it as opened and makes its bytes move in the metrics.
     /// Call it once, after source, destination, service and security are set; later calls have no effect.
     pub fn opened(&mut self) {

@@ -15,75 +15,81 @@ use crate::export::Item;
 use crate::facts::{Facts, SourceEnd, TcpHealth};
 use crate::otlp::SCOPE;
 use crate::phase::Mark;
+use crate::request;
 
 /// The spans of an item.
 pub(crate) fn of(item: Item) -> Vec<SpanData> {
     match item {
         Item::Span(span) => vec![*span],
         Item::Connection(facts) => connection(&facts),
+        Item::Request(facts) => request::spans(&facts),
     }
 }
 
 /// The connection's span and one child for each phase; none without a trace.
 pub(crate) fn connection(facts: &Facts) -> Vec<SpanData> {
     let Some(trace) = facts.trace else { return Vec::new() };
-    let scope = InstrumentationScope::builder(SCOPE).with_version(env!("CARGO_PKG_VERSION")).build();
-    let context = |span_id: u64| {
-        SpanContext::new(
-            TraceId::from_bytes(trace.trace_id.to_be_bytes()),
-            SpanId::from_bytes(span_id.to_be_bytes()),
-            TraceFlags::SAMPLED,
-            false,
-            TraceState::default(),
-        )
-    };
+    let frame = Frame::new(trace.trace_id);
     let mut events = SpanEvents::default();
     if let Some(after) = facts.first_byte {
         events.events.push(event(Mark::FirstByte, facts.started + after));
     }
     events.events.push(event(Mark::Close, facts.started + facts.duration));
+    let name = match facts.direction {
+        Direction::Inbound => "tcp inbound",
+        Direction::Outbound => "tcp outbound",
+    };
+    let parent = facts.parent_span.unwrap_or(0);
     let mut spans = vec![SpanData {
-        span_context: context(trace.span_id),
-        parent_span_id: SpanId::from_bytes(facts.parent_span.unwrap_or(0).to_be_bytes()),
         parent_span_is_remote: facts.parent_span.is_some(),
         span_kind: match facts.direction {
             Direction::Inbound => SpanKind::Server,
             Direction::Outbound => SpanKind::Client,
         },
-        name: match facts.direction {
-            Direction::Inbound => "tcp inbound".into(),
-            Direction::Outbound => "tcp outbound".into(),
-        },
-        start_time: facts.started,
-        end_time: facts.started + facts.duration,
         attributes: attributes(facts),
-        dropped_attributes_count: 0,
         events,
-        links: SpanLinks::default(),
         status: facts.error().map_or(Status::Unset, Status::error),
-        instrumentation_scope: scope.clone(),
+        ..frame.span(trace.span_id, parent, name.to_owned(), facts.started, facts.duration)
     }];
     let mut random = rand::rng();
-    spans.extend(facts.timings.iter().map(|(phase, begin, length)| SpanData {
-        span_context: context(random.next_u64().max(1)),
-        parent_span_id: SpanId::from_bytes(trace.span_id.to_be_bytes()),
-        parent_span_is_remote: false,
-        span_kind: SpanKind::Internal,
-        name: phase.as_str().into(),
-        start_time: facts.started + begin,
-        end_time: end(facts.started, begin, length),
-        attributes: Vec::new(),
-        dropped_attributes_count: 0,
-        events: SpanEvents::default(),
-        links: SpanLinks::default(),
-        status: Status::Unset,
-        instrumentation_scope: scope.clone(),
+    spans.extend(facts.timings.iter().map(|(phase, begin, length)| {
+        let id = random.next_u64().max(1);
+        frame.span(id, trace.span_id, phase.as_str().to_owned(), facts.started + begin, length)
     }));
     spans
 }
 
-fn end(started: SystemTime, begin: Duration, length: Duration) -> SystemTime {
-    started + begin + length
+/// What all spans of one trace have in common.
+pub(crate) struct Frame {
+    trace_id: TraceId,
+    scope: InstrumentationScope,
+}
+
+impl Frame {
+    pub(crate) fn new(trace_id: u128) -> Self {
+        let scope = InstrumentationScope::builder(SCOPE).with_version(env!("CARGO_PKG_VERSION")).build();
+        Self { trace_id: TraceId::from_bytes(trace_id.to_be_bytes()), scope }
+    }
+
+    /// An internal span without attributes; `parent` 0 = none.
+    pub(crate) fn span(&self, id: u64, parent: u64, name: String, start: SystemTime, length: Duration) -> SpanData {
+        let id = SpanId::from_bytes(id.to_be_bytes());
+        SpanData {
+            span_context: SpanContext::new(self.trace_id, id, TraceFlags::SAMPLED, false, TraceState::default()),
+            parent_span_id: SpanId::from_bytes(parent.to_be_bytes()),
+            parent_span_is_remote: false,
+            span_kind: SpanKind::Internal,
+            name: name.into(),
+            start_time: start,
+            end_time: start + length,
+            attributes: Vec::new(),
+            dropped_attributes_count: 0,
+            events: SpanEvents::default(),
+            links: SpanLinks::default(),
+            status: Status::Unset,
+            instrumentation_scope: self.scope.clone(),
+        }
+    }
 }
 
 fn event(mark: Mark, at: SystemTime) -> Event {
@@ -105,7 +111,7 @@ fn attributes(facts: &Facts) -> Vec<KeyValue> {
         Some(service) => put("server.address", &service.hostname),
         None => put("server.address", &facts.destination_address.ip().to_string()),
     }
-    put("istio.reporter", facts.direction.reporter());
+    put("istio.reporter", facts.reporter());
     put("culvert.outcome", facts.outcome.report().name);
     if !facts.outcome.is_ok() {
         put("error.type", facts.outcome.report().name);
@@ -135,15 +141,16 @@ fn attributes(facts: &Facts) -> Vec<KeyValue> {
     out
 }
 
-type Keys = [&'static str; 5];
-const SOURCE: Keys = [
+/// Attributes of one end, in the order of [`workload`].
+pub(crate) type Keys = [&'static str; 5];
+pub(crate) const SOURCE: Keys = [
     "istio.source_workload",
     "istio.source_namespace",
     "istio.source_cluster_id",
     "istio.source_canonical_service",
     "istio.source_canonical_revision",
 ];
-const DESTINATION: Keys = [
+pub(crate) const DESTINATION: Keys = [
     "istio.destination_workload",
     "istio.destination_namespace",
     "istio.destination_cluster_id",
@@ -151,7 +158,7 @@ const DESTINATION: Keys = [
     "istio.destination_canonical_revision",
 ];
 
-fn workload(put: &mut dyn FnMut(&'static str, &str), keys: &Keys, w: &Workload) {
+pub(crate) fn workload(put: &mut dyn FnMut(&'static str, &str), keys: &Keys, w: &Workload) {
     let values = [&w.workload_name, &w.namespace, &w.cluster_id, &w.canonical_name, &w.canonical_revision];
     keys.iter().zip(values).for_each(|(key, value)| put(key, value));
 }

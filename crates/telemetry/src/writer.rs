@@ -10,6 +10,7 @@ use crate::access;
 use crate::facts::Facts;
 use crate::logging::LogFormat;
 use crate::numbers::Counter;
+use crate::request::{self, RequestFacts};
 
 /// Lines that wait at most. A stuck stream (a full pipe of the container runtime) holds some megabytes, then drops.
 pub const QUEUE: usize = 8_192;
@@ -28,6 +29,8 @@ pub(crate) enum Entry {
     Line(Vec<u8>),
     /// Format and write the line of an ended connection.
     Connection(Arc<Facts>, LogFormat),
+    /// The same of an ended request.
+    Request(Arc<RequestFacts>, LogFormat),
     /// Say when everything before is written.
     Flush(SyncSender<()>),
 }
@@ -123,6 +126,9 @@ fn run(mut stream: impl Write, queue: &Receiver<Entry>, failed: &Counter) {
             Some(Entry::Line(line)) => count(stream.write_all(&line), failed),
             Some(Entry::Connection(facts, format)) => {
                 count(stream.write_all(access::line(&facts, format).as_bytes()), failed);
+            }
+            Some(Entry::Request(facts, format)) => {
+                count(stream.write_all(request::line(&facts, format).as_bytes()), failed);
             }
             Some(Entry::Flush(done)) => {
                 count(stream.flush(), failed);

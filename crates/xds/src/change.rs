@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use mesh::authz::Authorization;
 use mesh::{Service, Workload};
+use proto::routing;
 
 /// One step from an older world to a newer one, from a control plane or from a file.
 ///
@@ -26,11 +27,24 @@ pub struct Change {
     /// Policies that are new or different and could not be understood. They were refused, so an older version of the same
     /// key still holds; where there is none, the stand-in takes the place.
     pub stand_ins: Vec<StandIn>,
+    /// Routing by service key that is gone.
+    pub removed_routing: Vec<Arc<str>>,
+    /// Routing of services that is new or different.
+    pub routing: Vec<Routing>,
     /// Names asked for on demand that this change answers; a name whose resource is not there after the change does not
     /// exist.
     pub answered: Vec<Arc<str>>,
     /// With this change the first picture is complete: everything that the source knows has been handed out once.
     pub synced: bool,
+}
+
+/// Routing of one service, still in the words of the wire: whoever compiles it is the only one who reads it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Routing {
+    /// Key of the service, `namespace/hostname`.
+    pub key: Arc<str>,
+    /// The routing.
+    pub service: routing::Service,
 }
 
 /// What holds in place of a policy that could not be understood: a policy of the same key that permits less than any

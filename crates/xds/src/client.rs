@@ -49,12 +49,23 @@ impl ClientConfig {
     /// Waits of 10 ms to 15 s (discovery.md 1).
     pub fn ztunnel(node: Node, on_demand: bool) -> Self {
         let mode = if on_demand { Mode::OnDemand } else { Mode::Wildcard };
+        let addresses = Subscription { type_url: proto::ADDRESS_TYPE, mode };
+        let policies = Subscription { type_url: proto::AUTHORIZATION_TYPE, mode: Mode::Wildcard };
+        Self::of(node, vec![addresses, policies])
+    }
+
+    /// What a waypoint asks for: the routing of all services that are bound to it, and the addresses that it asks for by
+    /// name.
+    pub fn waypoint(node: Node) -> Self {
+        let routing = Subscription { type_url: proto::ROUTING_TYPE, mode: Mode::Wildcard };
+        let addresses = Subscription { type_url: proto::ADDRESS_TYPE, mode: Mode::OnDemand };
+        Self::of(node, vec![routing, addresses])
+    }
+
+    fn of(node: Node, subscriptions: Vec<Subscription>) -> Self {
         Self {
             node,
-            subscriptions: vec![
-                Subscription { type_url: proto::ADDRESS_TYPE, mode },
-                Subscription { type_url: proto::AUTHORIZATION_TYPE, mode: Mode::Wildcard },
-            ],
+            subscriptions,
             token: None,
             cluster_id: None,
             headers: BTreeMap::new(),
@@ -148,21 +159,49 @@ impl Status {
     }
 }
 
+/// A name that is wanted, or not any more.
+#[derive(Clone, Debug)]
+struct Wish {
+    type_url: &'static str,
+    name: Arc<str>,
+    wanted: bool,
+}
+
 /// Talks to a running client.
 #[derive(Clone, Debug)]
 pub struct Handle {
-    demands: mpsc::Sender<(&'static str, Arc<str>)>,
+    demands: mpsc::Sender<Wish>,
     status: watch::Receiver<Status>,
 }
 
 impl Handle {
-    /// Asks for a resource by one of its names (uid, `namespace/hostname`, `network/IP`). The answer comes as an update
-    /// that has the name in `answered`. Does nothing for types of which we have everything anyway.
+    /// Asks for a resource by one of its names (uid, `namespace/hostname`, `network/IP`), and for what comes of it later,
+    /// until it is released. The answer comes as an update that has the name in `answered`. Does nothing for types of
+    /// which we have everything anyway.
     ///
     /// # Errors
     /// [`Stopped`] when the client does not run any more.
     pub async fn demand(&self, type_url: &'static str, name: impl Into<Arc<str>>) -> Result<(), Stopped> {
-        self.demands.send((type_url, name.into())).await.map_err(|_| Stopped)
+        self.wish(Wish { type_url, name: name.into(), wanted: true }).await
+    }
+
+    /// Ends what [`Handle::demand`] began. What the name brought along stays as it is, without news of it; whoever keeps
+    /// it forgets it by himself.
+    ///
+    /// # Errors
+    /// [`Stopped`] when the client does not run any more.
+    pub async fn release(&self, type_url: &'static str, name: impl Into<Arc<str>>) -> Result<(), Stopped> {
+        self.wish(Wish { type_url, name: name.into(), wanted: false }).await
+    }
+
+    /// As [`Handle::demand`], for callers that must not wait. `false` when too many are on their way, or the client has
+    /// stopped.
+    pub fn try_demand(&self, type_url: &'static str, name: impl Into<Arc<str>>) -> bool {
+        self.demands.try_send(Wish { type_url, name: name.into(), wanted: true }).is_ok()
+    }
+
+    async fn wish(&self, wish: Wish) -> Result<(), Stopped> {
+        self.demands.send(wish).await.map_err(|_| Stopped)
     }
 
     /// How the client stands, now and from now on.

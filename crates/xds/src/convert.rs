@@ -1,4 +1,5 @@
-//! Wire to model and back: `Workload`, `Service`, `Authorization` (fact sheet discovery.md 3, 4).
+//! Wire to model and back: `Workload`, `Service`, `Authorization` (fact sheet discovery.md 3, 4). Routing has no model
+//! here: waypoints compile the wire form themselves.
 //!
 //! Reading is strict where a guess could send bytes astray: an enum value that this version does not know, an address of
 //! a wrong length or a gateway without destination rejects that one resource and nothing else (discovery.md 6, trap 2).
@@ -8,6 +9,7 @@ mod authorization;
 mod common;
 mod service;
 mod stand_in;
+mod texts;
 mod workload;
 
 #[cfg(test)]
@@ -21,11 +23,14 @@ use mesh::authz::Authorization;
 use mesh::{Service, Workload};
 use prost::Message;
 use proto::discovery::Resource;
-use proto::{ADDRESS_TYPE, AUTHORIZATION_TYPE};
+use proto::{ADDRESS_TYPE, AUTHORIZATION_TYPE, ROUTING_TYPE};
+
+use crate::change::Routing;
 
 pub use authorization::{authorization_from_wire, authorization_to_wire};
 pub use service::{service_from_wire, service_to_wire};
 pub use stand_in::stand_in;
+pub(crate) use texts::Texts;
 pub use workload::{workload_from_wire, workload_to_wire};
 
 /// Why one resource was rejected. The text goes to the control plane inside the NACK.
@@ -132,7 +137,16 @@ pub fn address_from_wire(wire: proto::workload::Address) -> Result<Address, Reas
 /// # Errors
 /// When it is of another type, cannot be read or is rejected.
 pub fn address_from_resource(resource: &Resource) -> Result<Address, Reason> {
-    let address = address_from_wire(unpack(resource, ADDRESS_TYPE)?)?;
+    address_with(&mut Texts::default(), resource)
+}
+
+/// The same for one of several, which share the texts that are the same.
+pub(crate) fn address_with(texts: &mut Texts, resource: &Resource) -> Result<Address, Reason> {
+    let wire: proto::workload::Address = unpack(resource, ADDRESS_TYPE)?;
+    let address = match wire.r#type {
+        Some(proto::workload::address::Type::Workload(w)) => workload::read(texts, w).map(Address::Workload)?,
+        _ => address_from_wire(wire)?,
+    };
     named(resource, address.name().as_ref())?;
     Ok(address)
 }
@@ -145,6 +159,18 @@ pub fn authorization_from_resource(resource: &Resource) -> Result<Authorization,
     let policy = authorization_from_wire(unpack(resource, AUTHORIZATION_TYPE)?)?;
     named(resource, &policy.key())?;
     Ok(policy)
+}
+
+/// Reads a discovery resource of the type [`ROUTING_TYPE`] and checks that its name is its content's key.
+///
+/// # Errors
+/// When it is of another type or cannot be read. What is inside is judged by whoever compiles it: the format says how
+/// each part that is not understood is to be taken (routing.proto).
+pub fn routing_from_resource(resource: &Resource) -> Result<Routing, Reason> {
+    let service: proto::routing::Service = unpack(resource, ROUTING_TYPE)?;
+    let key = format!("{}/{}", service.namespace, service.hostname);
+    named(resource, &key)?;
+    Ok(Routing { key: key.into(), service })
 }
 
 /// Names under which a workload may be asked for besides its uid: `network/IP` for each address (discovery.md 2).

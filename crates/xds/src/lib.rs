@@ -10,4 +10,4 @@ pub mod convert;
 pub mod local;
 pub mod server;
 
-pub use change::{Change, StandIn};
+pub use change::{Change, Routing, StandIn};

@@ -4,9 +4,12 @@
 //! what the store holds *now*: at most one response per type is unanswered, and while it is, changes are not queued. A slow
 //! client therefore gets the latest, however many changes it missed. [`Authorise`] decides what a stream may see.
 
+mod body;
+mod response;
 mod service;
 mod session;
 mod store;
+mod table;
 
 #[cfg(test)]
 mod tests;
@@ -19,7 +22,7 @@ use std::sync::Arc;
 use proto::discovery::Node;
 use tonic::metadata::MetadataMap;
 
-pub use service::{Server, Totals};
+pub use service::{Discovery, Server, Totals};
 pub use store::{Batch, Entry, Store, UnknownType};
 
 /// Who opened a stream, for [`Authorise`].
@@ -56,6 +59,13 @@ pub trait Grant: Send + Sync {
         true
     }
 
+    /// Promises that everything of a type is seen, now and later. Then a stream that has everything needs no memory for
+    /// what it has; [`Grant::sees`] is asked nevertheless.
+    fn whole(&self, type_url: &str) -> bool {
+        let _ = type_url;
+        false
+    }
+
     /// Whether a stream that asks by name gets the resource without asking, as a node proxy gets the workloads of its node.
     fn unasked(&self, type_url: &str, entry: &Entry) -> bool {
         let _ = (type_url, entry);
@@ -88,6 +98,10 @@ impl Grant for Everybody {
     }
 
     fn on_demand(&self, _: &str) -> bool {
+        true
+    }
+
+    fn whole(&self, _: &str) -> bool {
         true
     }
 }

@@ -54,6 +54,8 @@ pub(crate) fn kubelet(node: &Node) -> String {
         // A full disk is this machine's trouble: evicting test pods would only hide it.
         "imageGCHighThresholdPercent": 100,
         "evictionHard": {"imagefs.available": "0%", "nodefs.available": "0%", "nodefs.inodesFree": "0%"},
+        // A failure is explained by what proxies wrote of its connection: the line must still be there at the end.
+        "containerLogMaxSize": "200Mi",
         "serializeImagePulls": false,
         "staticPodPath": "",
     })

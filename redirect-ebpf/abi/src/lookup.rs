@@ -35,15 +35,21 @@ pub enum Steer {
 /// connection of the kubelet) are asked only for what comes from outside.
 #[inline(always)]
 pub fn lookup(facts: &LookupFacts, secondary: impl FnOnce() -> bool, probe: impl FnOnce() -> bool) -> Steer {
-    if !matches!(facts.pod, Some(PodState::Enrolled)) || facts.protocol != TCP {
+    let Some(state) = facts.pod else { return Steer::Pass };
+    if facts.protocol != TCP {
         return Steer::Pass;
     }
     if facts.ifindex == LOOPBACK_IFINDEX {
-        // Table 100 brought a captured connection here, or table 101 the proxy's own connection to the app.
+        // Table 100 brought a captured connection here, or table 101 the proxy's own connection to the app. Also in a pod that
+        // leaves: a connect that was captured in the last moment has nowhere else to go, and the kernel cannot even refuse it,
+        // because it has no route for an answer from a foreign address.
         return match facts.local {
             Place::Loopback | Place::Own => Steer::Pass,
             Place::Scoped | Place::Foreign => Steer::To(PORT_OUTBOUND),
         };
+    }
+    if matches!(state, PodState::Leaving) {
+        return Steer::Pass;
     }
     // A call of the pod to itself shows the device of the address, not lo. No remote host can show these sources:
     // the kernel drops them as martians (IPv4), or the answers never leave the pod (IPv6).
@@ -89,6 +95,9 @@ mod tests {
             (LookupFacts { pod: None, ..inbound() }, Steer::Pass),
             (LookupFacts { pod: Some(PodState::Leaving), ..inbound() }, Steer::Pass),
             (LookupFacts { local: Place::Foreign, ..by_lo }, Steer::To(15001)),
+            (LookupFacts { local: Place::Foreign, pod: Some(PodState::Leaving), ..by_lo }, Steer::To(15001)),
+            (LookupFacts { pod: Some(PodState::Leaving), ..by_lo }, Steer::Pass),
+            (LookupFacts { local: Place::Foreign, pod: None, ..by_lo }, Steer::Pass),
             (LookupFacts { local: Place::Foreign, local_port: 15008, ..by_lo }, Steer::To(15001)),
             (LookupFacts { local: Place::Own, remote: Place::Foreign, ..by_lo }, Steer::Pass),
             (LookupFacts { local: Place::Loopback, ..by_lo }, Steer::Pass),

@@ -19,8 +19,8 @@ use crate::{EnrollError, RedirectError, Redirector, pins, routing, sockets, tc};
 /// What to do with connections that are still captured.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Leave {
-    /// Only stop capturing: nothing is taken away, however idle the pod looks. A connect that was captured in this very moment is
-    /// not a connection yet and cannot be counted; with the rules gone its packets would go where nobody knows them.
+    /// Only stop capturing: nothing is taken away, however idle the pod looks. A connect that was captured in this very moment
+    /// may not be counted yet; with the rules gone its packets would go where nobody knows them.
     Begin,
     /// Wait for them: call again until [`Left::Gone`].
     WhenIdle,
@@ -39,7 +39,8 @@ pub enum Left {
 
 impl Redirector {
     /// Lets a pod go. New connections are direct from the moment of the call; connections that were captured before go on through the
-    /// proxy, and rules, routes and guard stay for them. A pod that is not enrolled is gone.
+    /// proxy, those too whose first packet has not arrived there yet. Rules, routes, look-up and guard stay for them. A pod that is
+    /// not enrolled is gone.
     ///
     /// # Errors
     /// See [`EnrollError`]. Whatever was not done is done by the next call.
@@ -51,7 +52,6 @@ impl Redirector {
             pod.leaving = 1;
             self.store.set_pod(cookie, pod)?;
         }
-        pins::remove_link(&self.pins.lookup(cookie))?;
         let addresses = self.addresses(cookie)?;
         inside(netns, || routing::questions(&addresses, false)).map_err(failed)??;
         let dns = self.pins.dns(cookie);

@@ -48,12 +48,19 @@ impl Root {
 
     /// Adds a file of this machine under its own name; with its libraries when it is a program.
     pub(super) fn add_system(&mut self, path: &Path) -> Result<()> {
-        let executable = fs::metadata(path).with_context(|| format!("{} is not there", path.display()))?;
-        let executable = executable.permissions().mode() & 0o111 != 0;
-        if executable {
-            self.add_libraries(path)?;
+        self.add_as(path, &path.display().to_string())
+    }
+
+    /// Adds a file of this machine under another name; with its libraries when it is a program.
+    pub(super) fn add_as(&mut self, from: &Path, to: &str) -> Result<()> {
+        let mode = fs::metadata(from).with_context(|| format!("{} is not there", from.display()))?.permissions().mode();
+        let program = mode & 0o111 != 0;
+        if program {
+            self.add_libraries(from)?;
         }
-        self.copy(path, if executable { 0o755 } else { 0o644 })
+        let to = self.inside(to)?;
+        fs::copy(from, &to).with_context(|| format!("cannot copy {}", from.display()))?;
+        set_mode(&to, if program { 0o755 } else { 0o644 })
     }
 
     pub(super) fn add_text(&self, path: &str, text: &str) -> Result<()> {

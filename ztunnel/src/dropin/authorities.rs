@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use proxy::settings::{Authority, ControlPlane};
 use serde_json::Value;
 
 use super::environment::Reader;
 use super::proxy_config::ProxyConfig;
-use crate::config::{Authority, ControlPlane};
 
 /// Istio's own control plane, which is also its CA.
 const ISTIOD: &str = "https://istiod.istio-system.svc:15012";

@@ -1,5 +1,7 @@
 //! Resources as lines that people can read. What is left out is the default.
 
+mod routed;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -12,7 +14,7 @@ use mesh::{Service, Workload};
 
 use crate::object::Key;
 use crate::translate::Full;
-use crate::world::{Output, Status};
+use crate::world::{Output, Routed, Status};
 
 /// What somebody who follows a world knows.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -21,6 +23,7 @@ pub(crate) struct Picture {
     workloads: BTreeMap<Arc<str>, Workload>,
     policies: BTreeMap<String, mesh::authz::Authorization>,
     statuses: BTreeMap<Key, Status>,
+    routing: BTreeMap<Arc<str>, Routed>,
 }
 
 impl Picture {
@@ -29,6 +32,7 @@ impl Picture {
             services: full.services.into_iter().map(|s| (s.key().to_string().into(), s)).collect(),
             workloads: full.workloads.into_iter().map(|w| (w.uid.clone(), w)).collect(),
             policies: full.policies.into_iter().map(|p| (p.key(), p)).collect(),
+            routing: full.routing.into_iter().map(|r| (r.name.clone(), r)).collect(),
             statuses: full.statuses.into_iter().map(|s| (s.object.clone(), s)).collect(),
         }
     }
@@ -54,9 +58,17 @@ impl Picture {
             let old = self.policies.insert(policy.key(), policy.clone());
             assert_ne!(old.as_ref(), Some(&policy), "nothing changed");
         }
+        for name in output.routing_gone {
+            assert!(self.routing.remove(&name).is_some(), "{name} was never given out");
+        }
+        for routed in output.routing {
+            let old = self.routing.insert(routed.name.clone(), routed.clone());
+            assert_ne!(old.as_ref(), Some(&routed), "nothing changed");
+        }
         for status in output.statuses {
             let old = self.statuses.insert(status.object.clone(), status.clone());
-            assert_ne!(old.as_ref(), Some(&status), "nothing changed");
+            // A silent one takes off what somebody put on the object meanwhile.
+            assert!(status.is_silent() || old.as_ref() != Some(&status), "nothing changed: {status:?}");
         }
     }
 
@@ -67,7 +79,9 @@ impl Picture {
 
     /// Without statuses that say nothing: whether such a one is there depends on what was said before.
     pub(crate) fn spoken(mut self) -> Self {
-        self.statuses.retain(|_, s| !s.conditions.is_empty() || !s.events.is_empty() || s.addresses.is_some());
+        self.statuses.retain(|_, s| {
+            !s.conditions.is_empty() || !s.events.is_empty() || s.addresses.is_some() || !s.parents.is_empty()
+        });
         self
     }
 
@@ -76,11 +90,27 @@ impl Picture {
         self.statuses.iter().filter_map(|(key, s)| Some((key, s.addresses.as_ref()?)))
     }
 
+    /// Everything, each thing in full, to tell two pictures apart.
+    pub(crate) fn everything(&self) -> Vec<String> {
+        let services = self.services.values().map(|s| format!("{s:?}"));
+        let workloads = self.workloads.values().map(|w| format!("{w:?}"));
+        let policies = self.policies.values().map(|p| format!("{p:?}"));
+        let routing = self.routing.values().map(|r| format!("{r:?}"));
+        let statuses = self.statuses.values().map(|s| format!("{s:?}"));
+        services.chain(workloads).chain(policies).chain(routing).chain(statuses).collect()
+    }
+
     pub(crate) fn lines(&self) -> Vec<String> {
         let services = self.services.values().map(service);
         let workloads = self.workloads.values().map(workload);
         let policies = self.policies.keys().map(|name| format!("policy {name}: "));
-        services.chain(workloads).chain(policies).chain(self.statuses.values().flat_map(status)).collect()
+        let routing = self.routing.values().filter(|r| !dull(r)).flat_map(routed::lines);
+        services
+            .chain(workloads)
+            .chain(policies)
+            .chain(routing)
+            .chain(self.statuses.values().flat_map(status))
+            .collect()
     }
 }
 
@@ -204,5 +234,27 @@ fn status(s: &Status) -> Vec<String> {
         let list: Vec<String> = list.iter().map(|(host, ip)| format!("{host}={ip}")).collect();
         format!("{object}: write addresses {}", list.join(" "))
     });
-    conditions.chain(events).chain(addresses).collect()
+    let parents = s.parents.iter().flat_map(|p| {
+        let mut name = p.reference.name.clone();
+        if let Some(namespace) = &p.reference.namespace {
+            name = format!("{namespace}/{name}");
+        }
+        if let Some(port) = p.reference.port {
+            name += &format!(":{port}");
+        }
+        if let Some(section) = &p.reference.section_name {
+            name += &format!(":{section}");
+        }
+        p.conditions.iter().map(move |c| {
+            let truth = if c.status { "True" } else { "False" };
+            format!("{object} at {name}: {} {truth} {}: {}", c.kind, c.reason, c.message)
+        })
+    });
+    conditions.chain(events).chain(addresses).chain(parents).collect()
+}
+
+/// Whether there is nothing of L7: then the tables of L4 do not want to read of it.
+fn dull(routed: &Routed) -> bool {
+    let m = &routed.message;
+    m.tables.is_empty() && m.authorizations.is_empty() && m.authentications.is_empty() && m.traffic.is_none()
 }

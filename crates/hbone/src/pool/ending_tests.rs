@@ -316,6 +316,27 @@ fn a_destination_that_is_said_to_be_gone_is_asked_at_once() {
 }
 
 #[test]
+fn a_destination_that_says_good_bye_and_is_gone_is_not_waited_for() {
+    run(async {
+        let (pool, wire, mut ends) = scripted(ClientLimits::default());
+        wire.gate.add_permits(1);
+        let task = spawn_local({
+            let pool = pool.clone();
+            async move { pool.open(&key("gated"), &head("10.0.0.1:80")).await }
+        });
+        let mut peer = RawPeer::server(ends.recv().await.unwrap()).await;
+        peer.expect(HEADERS).await;
+        // Discovery drops the pod, whose proxy then says that it did not look at the request. Nobody answers the next dial.
+        pool.evict("gated", Evict::WhenIdle);
+        let begun = std::time::Instant::now();
+        peer.send(GOAWAY, 0, 0, [0; 8]).await;
+        assert!(matches!(task.await.unwrap(), Err(OpenError::TimedOut(Phase::Dial))));
+        assert_eq!(wire.dials.get(), 2);
+        assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    });
+}
+
+#[test]
 fn a_reset_of_the_application_crosses_the_tunnel_both_ways() {
     run(async {
         let (pool, _wire, mut ends) = scripted(ClientLimits::default());

@@ -24,6 +24,7 @@ pub(super) struct Tunnel {
     client: Client,
     bond: Rc<dyn Bond>,
     timings: DialTimings,
+    evicted: Rc<Cell<bool>>,
 }
 
 /// The right to open one stream on a connection.
@@ -34,6 +35,14 @@ pub(super) struct Lease {
     pub(super) bond: Rc<dyn Bond>,
     pub(super) timings: DialTimings,
     pub(super) reused: bool,
+    evicted: Rc<Cell<bool>>,
+}
+
+impl Lease {
+    /// Whether the connection was evicted since: its destination is said to be gone.
+    pub(super) fn is_evicted(&self) -> bool {
+        self.evicted.get()
+    }
 }
 
 /// Somebody in line for a connection.
@@ -122,7 +131,8 @@ impl<E> State<E> {
                 (!slot.waiters.is_empty()).then(|| slot.begin_dial())
             }
             Ok((client, bond, timings)) => {
-                slot.tunnels.push(Tunnel { id, client, bond, timings });
+                let gone = Rc::new(Cell::new(evicted.is_some()));
+                slot.tunnels.push(Tunnel { id, client, bond, timings, evicted: gone });
                 slot.hand_out(limits);
                 if evicted.is_some() {
                     // Those who asked before the eviction were served; nobody else will be.
@@ -281,11 +291,13 @@ impl Tunnel {
             bond: self.bond.clone(),
             timings: self.timings,
             reused,
+            evicted: self.evicted.clone(),
         }
     }
 
     /// Ends it.
     pub(super) fn evict(self, how: Evict) {
+        self.evicted.set(true);
         match how {
             Evict::WhenIdle => self.client.retire(),
             Evict::Now => self.client.close(),

@@ -9,7 +9,8 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 use kube::CustomResourceExt;
 
 use super::{
-    AuthorizationPolicy, Gateway, GatewayClass, PeerAuthentication, RequestAuthentication, ServiceEntry, WorkloadEntry,
+    AuthorizationPolicy, BackendTlsPolicy, DestinationRule, Gateway, GatewayClass, GrpcRoute, HttpRoute,
+    PeerAuthentication, ReferenceGrant, RequestAuthentication, ServiceEntry, TcpRoute, TlsRoute, WorkloadEntry,
 };
 
 /// Label of every object that Culvert made; nothing without it is ever removed.
@@ -30,10 +31,17 @@ pub fn crds() -> Vec<CustomResourceDefinition> {
         also(optional_spec(AuthorizationPolicy::crd()), &["v1beta1"]),
         also(optional_spec(PeerAuthentication::crd()), &["v1beta1"]),
         also(optional_spec(RequestAuthentication::crd()), &["v1beta1"]),
+        also(DestinationRule::crd(), &["v1alpha3", "v1beta1"]),
         also(ServiceEntry::crd(), &["v1alpha3", "v1beta1"]),
         also(WorkloadEntry::crd(), &["v1alpha3", "v1beta1"]),
         approved(also(GatewayClass::crd(), &["v1beta1"])),
         approved(also(Gateway::crd(), &["v1beta1"])),
+        approved(BackendTlsPolicy::crd()),
+        approved(GrpcRoute::crd()),
+        approved(also(HttpRoute::crd(), &["v1beta1"])),
+        approved(also(ReferenceGrant::crd(), &["v1"])),
+        approved(TcpRoute::crd()),
+        approved(TlsRoute::crd()),
     ];
     for definition in &mut all {
         let labels = definition.metadata.labels.get_or_insert_with(BTreeMap::new);

@@ -1,4 +1,6 @@
-//! `networking.istio.io`: ServiceEntry and WorkloadEntry.
+//! `networking.istio.io`: DestinationRule, ServiceEntry and WorkloadEntry.
+
+mod destination;
 
 use std::collections::BTreeMap;
 
@@ -7,6 +9,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::common::IstioStatus;
+pub use destination::{
+    ClientTls, ConnectionPool, ConsistentHash, DestinationRule, DestinationRuleSpec, H2Upgrade, HashCookie,
+    HttpSettings, LoadBalancer, OutlierDetection, SimpleBalancer, Subset, TcpSettings, TlsMode, TrafficPolicy,
+};
 
 text! {
     /// Whether the hosts of a ServiceEntry are part of the mesh.

@@ -180,6 +180,132 @@ status: {conditions: [{type: Accepted, status: Unknown, reason: Pending, message
 }
 
 #[test]
+fn routes_come_back() {
+    let route: HttpRoute = round_trip(
+        "
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: cart, namespace: shop}
+spec:
+  parentRefs: [{group: '', kind: Service, name: cart, namespace: shop, sectionName: http, port: 80}]
+  hostnames: [cart.example]
+  rules:
+  - name: first
+    matches:
+    - path: {type: PathPrefix, value: /api}
+      headers: [{type: Exact, name: x-user, value: a}]
+      queryParams: [{type: RegularExpression, name: v, value: '[0-9]+'}]
+      method: GET
+    filters:
+    - {type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: a, value: b}], add: [{name: c, value: d}], remove: [e]}}
+    - {type: RequestMirror, requestMirror: {backendRef: {name: copy, port: 80}, fraction: {numerator: 1, denominator: 3}}}
+    - {type: CORS, cors: {allowOrigins: ['*'], allowCredentials: true, allowMethods: [GET], allowHeaders: [a],
+                          exposeHeaders: [b], maxAge: 9}}
+    - {type: URLRewrite, urlRewrite: {hostname: other, path: {type: ReplacePrefixMatch, replacePrefixMatch: /v2}}}
+    - {type: ExternalAuth, externalAuth: {protocol: HTTP, backendRef: {name: auth, port: 80},
+        http: {path: /check, allowedHeaders: [a], allowedResponseHeaders: [b]}, forwardBody: {maxSize: 10}}}
+    backendRefs:
+    - {name: v1, port: 80, weight: 9,
+       filters: [{type: ResponseHeaderModifier, responseHeaderModifier: {remove: [x]}}]}
+    - {group: networking.istio.io, kind: Hostname, name: api.example.com, port: 443}
+    timeouts: {request: 10s, backendRequest: 2s}
+    retry: {codes: [500, 503], attempts: 3, backoff: 100ms}
+    sessionPersistence: {type: Cookie, absoluteTimeout: 1h, cookie: {name: s, path: /, lifetimeType: Permanent}}
+  - filters:
+    - {type: RequestRedirect, requestRedirect: {scheme: https, hostname: h, port: 8443, statusCode: 301,
+                                                path: {type: ReplaceFullPath, replaceFullPath: /}}}
+status:
+  parents:
+  - parentRef: {group: '', kind: Service, name: cart}
+    controllerName: culvert.dev/mesh-controller
+    conditions: [{type: Accepted, status: 'True', reason: Accepted, message: ''}]
+",
+    );
+    assert_eq!(route.spec.rules.unwrap().len(), 2);
+    round_trip::<GrpcRoute>(
+        "
+apiVersion: gateway.networking.k8s.io/v1
+kind: GRPCRoute
+metadata: {name: cart, namespace: shop}
+spec:
+  parentRefs: [{group: '', kind: Service, name: cart}]
+  rules:
+  - matches: [{method: {type: Exact, service: a.B, method: C}, headers: [{name: x, value: v}]}]
+    backendRefs: [{name: v1, port: 80}]
+    sessionPersistence: {type: Header, header: {name: x-session}}
+",
+    );
+    round_trip::<TcpRoute>(
+        "
+apiVersion: gateway.networking.k8s.io/v1
+kind: TCPRoute
+metadata: {name: db, namespace: shop}
+spec: {parentRefs: [{group: '', kind: Service, name: db}], rules: [{name: r, backendRefs: [{name: db2, port: 5432, weight: 0}]}]}
+",
+    );
+    round_trip::<TlsRoute>(
+        "
+apiVersion: gateway.networking.k8s.io/v1
+kind: TLSRoute
+metadata: {name: web, namespace: shop}
+spec: {parentRefs: [{name: gw}], hostnames: ['*.example'], rules: [{backendRefs: [{name: web, port: 443}]}]}
+",
+    );
+}
+
+#[test]
+fn what_routes_lean_on_comes_back() {
+    round_trip::<ReferenceGrant>(
+        "
+apiVersion: gateway.networking.k8s.io/v1beta1
+kind: ReferenceGrant
+metadata: {name: from-shop, namespace: pay}
+spec:
+  from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: shop}]
+  to: [{group: '', kind: Service, name: pay}, {group: '', kind: Service}]
+",
+    );
+    round_trip::<BackendTlsPolicy>(
+        "
+apiVersion: gateway.networking.k8s.io/v1
+kind: BackendTLSPolicy
+metadata: {name: tls, namespace: shop}
+spec:
+  targetRefs: [{group: '', kind: Service, name: cart, sectionName: https}]
+  validation:
+    hostname: cart.example
+    caCertificateRefs: [{group: '', kind: ConfigMap, name: roots}]
+    wellKnownCACertificates: System
+    subjectAltNames: [{type: Hostname, hostname: a.example}, {type: URI, uri: 'spiffe://x/y'}]
+status: {ancestors: [{ancestorRef: {name: x}, controllerName: a/b, conditions: []}]}
+",
+    );
+    let rule: DestinationRule = round_trip(
+        "
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: cart, namespace: shop}
+spec:
+  host: cart
+  exportTo: ['.']
+  subsets: [{name: v1}]
+  trafficPolicy:
+    loadBalancer: {consistentHash: {httpCookie: {name: user}, minimumRingSize: 9}, simple: LEAST_REQUEST, warmup: {duration: 1s}}
+    connectionPool:
+      tcp: {maxConnections: 10, connectTimeout: 30ms, idleTimeout: 1m, tcpKeepalive: {time: 7200s}}
+      http: {http1MaxPendingRequests: 1, http2MaxRequests: 2, maxRetries: 3, idleTimeout: 4s, h2UpgradePolicy: UPGRADE,
+             maxRequestsPerConnection: 5}
+    outlierDetection: {consecutive5xxErrors: 1, consecutiveGatewayErrors: 2, interval: 3s, baseEjectionTime: 4s,
+                       maxEjectionPercent: 5, minHealthPercent: 6, splitExternalLocalOriginErrors: true}
+    tls: {mode: SIMPLE, sni: x, subjectAltNames: [a.example], caCertificates: /etc/x}
+    portLevelSettings: [{port: {number: 80}}]
+",
+    );
+    let policy = rule.spec.traffic_policy.unwrap();
+    assert_eq!(policy.others.keys().collect::<Vec<_>>(), ["portLevelSettings"]);
+}
+
+#[test]
 fn odd_values_are_kept_and_unknown_fields_do_not_matter() {
     let policy: AuthorizationPolicy = serde_json::from_value(json!({
         "apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy", "metadata": { "name": "x" },
@@ -237,25 +363,34 @@ fn definitions_are_ours_structural_and_as_users_know_them() {
             "authorizationpolicies.security.istio.io",
             "peerauthentications.security.istio.io",
             "requestauthentications.security.istio.io",
+            "destinationrules.networking.istio.io",
             "serviceentries.networking.istio.io",
             "workloadentries.networking.istio.io",
             "gatewayclasses.gateway.networking.k8s.io",
             "gateways.gateway.networking.k8s.io",
+            "backendtlspolicies.gateway.networking.k8s.io",
+            "grpcroutes.gateway.networking.k8s.io",
+            "httproutes.gateway.networking.k8s.io",
+            "referencegrants.gateway.networking.k8s.io",
+            "tcproutes.gateway.networking.k8s.io",
+            "tlsroutes.gateway.networking.k8s.io",
         ]
     );
     for definition in &all {
         assert_eq!(definition.metadata.labels.as_ref().unwrap()[MANAGED_BY], MANAGED_BY_US);
         let stored = definition.spec.versions.iter().filter(|v| v.storage).map(|v| v.name.as_str());
-        assert_eq!(stored.collect::<Vec<_>>(), ["v1"]);
+        // As the Gateway API stores grants, so that its own definition can take over.
+        let version = if definition.spec.names.kind == "ReferenceGrant" { "v1beta1" } else { "v1" };
+        assert_eq!(stored.collect::<Vec<_>>(), [version]);
         for version in &definition.spec.versions {
             let schema = serde_json::to_value(version.schema.as_ref().unwrap()).unwrap();
             structural(&schema["openAPIV3Schema"], definition.metadata.name.as_deref().unwrap());
         }
     }
-    let short: Vec<_> = all.iter().flat_map(|d| d.spec.names.short_names.clone().unwrap()).collect();
-    assert_eq!(short, ["ap", "pa", "ra", "se", "we", "gc", "gtw"]);
+    let short: Vec<_> = all.iter().flat_map(|d| d.spec.names.short_names.clone().unwrap_or_default()).collect();
+    assert_eq!(short, ["ap", "pa", "ra", "dr", "se", "we", "gc", "gtw", "btlspolicy", "refgrant"]);
     // The API server refuses a definition of this group without the annotation.
-    assert!(all[6].metadata.annotations.as_ref().unwrap()["api-approved.kubernetes.io"].starts_with("unapproved"));
+    assert!(all[7].metadata.annotations.as_ref().unwrap()["api-approved.kubernetes.io"].starts_with("unapproved"));
     let action = serde_json::to_value(&all[0].spec.versions[0].schema).unwrap();
     let action = &action["openAPIV3Schema"]["properties"]["spec"]["properties"]["action"];
     assert_eq!(action["enum"], json!(["ALLOW", "DENY", "AUDIT", "CUSTOM"]));

@@ -1,18 +1,73 @@
 //! The certificate authority's files.
 
+use std::path::PathBuf;
+
 use serde_json::{Value, json};
 
 use super::write;
 use crate::error::LabError;
 use crate::paths::Paths;
 use crate::plan::Plan;
-use crate::programs::{CA_NAME, CA_PORT, SYSTEM_NAMESPACE};
+use crate::programs::{CA_NAME, CA_PORT, CONTROL_ACCOUNT, CONTROL_NAME, SYSTEM_NAMESPACE};
+use crate::spec::Waypoint;
 use crate::state::write_atomically;
 
-/// Tokens by node, which the authority knows and the ztunnels show.
+/// A token that the authority knows, and who shows it.
 pub(crate) struct Token {
-    pub(crate) node: String,
     pub(crate) text: String,
+    pub(crate) holder: Holder,
+}
+
+/// Who shows a token.
+pub(crate) enum Holder {
+    /// The ztunnels of a node, for its pods.
+    Node(String),
+    /// The control plane, for its server certificate.
+    Control,
+    /// A waypoint, for itself.
+    Waypoint(Waypoint),
+}
+
+impl Token {
+    /// One that nobody guesses.
+    pub(crate) fn new(holder: Holder) -> Self {
+        Self { text: format!("{:032x}", rand::random::<u128>()), holder }
+    }
+
+    /// Where its holder finds it.
+    pub(crate) fn file(&self, paths: &Paths) -> PathBuf {
+        match &self.holder {
+            Holder::Node(node) => paths.token(node),
+            Holder::Control => paths.control().join("token"),
+            Holder::Waypoint(waypoint) => paths.waypoint(&waypoint.name).join("token"),
+        }
+    }
+
+    fn entry(&self) -> Value {
+        match &self.holder {
+            Holder::Node(node) => json!({
+                "token": self.text,
+                "namespace": SYSTEM_NAMESPACE,
+                "serviceAccount": "ztunnel",
+                "node": node,
+                // For the pods of its node, and no others.
+                "mayImpersonate": "node",
+            }),
+            Holder::Control => json!({
+                "token": self.text,
+                "namespace": SYSTEM_NAMESPACE,
+                "serviceAccount": CONTROL_ACCOUNT,
+                "mayImpersonate": "none",
+                "names": [CONTROL_NAME],
+            }),
+            Holder::Waypoint(waypoint) => json!({
+                "token": self.text,
+                "namespace": waypoint.namespace,
+                "serviceAccount": waypoint.name,
+                "mayImpersonate": "none",
+            }),
+        }
+    }
 }
 
 /// The configuration, the tokens that it honours and the pods by node that it issues for.
@@ -29,21 +84,9 @@ pub(crate) fn config(paths: &Paths, plan: &Plan, tokens: &[Token]) -> Result<(),
         "podFile": folder.join("pods.yaml"),
     });
     write(&folder.join("ca.yaml"), &value)?;
-    let list: Vec<Value> = tokens
-        .iter()
-        .map(|t| {
-            json!({
-                "token": t.text,
-                "namespace": SYSTEM_NAMESPACE,
-                "serviceAccount": "ztunnel",
-                "node": t.node,
-                // For the pods of its node, and no others.
-                "mayImpersonate": "node",
-            })
-        })
-        .collect();
+    let list: Vec<Value> = tokens.iter().map(Token::entry).collect();
     write(&folder.join("tokens.yaml"), &json!({ "tokens": list }))?;
-    tokens.iter().try_for_each(|t| write_atomically(&paths.token(&t.node), &t.text))
+    tokens.iter().try_for_each(|t| write_atomically(&t.file(paths), &t.text))
 }
 
 /// Which identities run on which node.

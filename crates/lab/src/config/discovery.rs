@@ -8,6 +8,7 @@ use super::write;
 use crate::error::LabError;
 use crate::paths::Paths;
 use crate::plan::{Plan, PodPlan, ServicePlan};
+use crate::spec::Waypoint;
 
 /// Writes the file of the plan as it is now.
 pub(crate) fn publish(paths: &Paths, plan: &Plan) -> Result<(), LabError> {
@@ -52,14 +53,22 @@ fn workload(plan: &Plan, pod: &PodPlan) -> Value {
 
 fn service(plan: &ServicePlan) -> Value {
     let s = &plan.service;
-    json!({
+    let waypoint = s.waypoint.as_ref().map(|name| {
+        let destination = format!("{}/{name}.{}.svc.cluster.local", s.namespace, s.namespace);
+        json!({ "destination": destination, "hboneMtlsPort": Waypoint::PORT })
+    });
+    let mut value = json!({
         "name": s.name,
         "namespace": s.namespace,
         "hostname": s.hostname(),
         // The empty network is written by nothing before the slash.
         "vips": plan.vips.iter().map(|ip| format!("/{ip}")).collect::<Vec<_>>(),
         "ports": ports(&s.ports),
-    })
+    });
+    if let Some(waypoint) = waypoint {
+        value["waypoint"] = waypoint;
+    }
+    value
 }
 
 fn ports(ports: &BTreeMap<u16, u16>) -> Value {

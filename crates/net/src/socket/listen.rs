@@ -52,6 +52,18 @@ const DEFAULT_BACKLOG: i32 = 4096;
 /// Those of socket(2), setsockopt(2), bind(2) and listen(2): EADDRINUSE when the port is taken by somebody who does not
 /// share it, EPERM without CAP_NET_ADMIN or CAP_NET_RAW in the pod's user namespace for `transparent` and `mark`.
 pub fn listen(netns: &NetNs, options: &ListenOptions) -> io::Result<TcpListener> {
+    listen_in(Some(netns), options)
+}
+
+/// [`listen`] where the program is, for one that has no right to go elsewhere.
+///
+/// # Errors
+/// As there.
+pub fn listen_here(options: &ListenOptions) -> io::Result<TcpListener> {
+    listen_in(None, options)
+}
+
+fn listen_in(netns: Option<&NetNs>, options: &ListenOptions) -> io::Result<TcpListener> {
     match attempt(netns, options, options.addr) {
         Err(error) if serves_both(options) && no_ipv6(&error) => {
             let v4 = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), options.addr.port());
@@ -62,8 +74,8 @@ pub fn listen(netns: &NetNs, options: &ListenOptions) -> io::Result<TcpListener>
     }
 }
 
-fn attempt(netns: &NetNs, options: &ListenOptions, addr: SocketAddr) -> io::Result<TcpListener> {
-    let socket = open(Some(netns), Domain::for_address(addr))?;
+fn attempt(netns: Option<&NetNs>, options: &ListenOptions, addr: SocketAddr) -> io::Result<TcpListener> {
+    let socket = open(netns, Domain::for_address(addr))?;
     if addr.is_ipv6() {
         socket.set_only_v6(options.v6_only)?;
     }

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use proto::{ADDRESS_TYPE, AUTHORIZATION_TYPE};
+use proto::{ADDRESS_TYPE, AUTHORIZATION_TYPE, ROUTING_TYPE};
 use tokio::sync::mpsc;
 
 use super::{Handler, Rejection, Stopped, Update};
-use crate::convert::{Address, address_from_resource, authorization_from_resource, stand_in};
+use crate::convert::{Address, Texts, address_with, authorization_from_resource, routing_from_resource, stand_in};
 use crate::{Change, StandIn};
 
 /// Converts each update and hands it to whoever keeps the world, who may let it wait.
@@ -26,14 +26,16 @@ impl Handler for Changes {
 /// The change that an update makes, and the resources in it that were not understood.
 pub fn to_change(update: Update) -> (Change, Vec<Rejection>) {
     let mut rejections = Vec::new();
+    let mut texts = Texts::default();
     let mut change = Change { answered: update.answered, synced: update.synced, ..Change::default() };
     for resource in &update.upserts {
         let result = match update.type_url {
-            ADDRESS_TYPE => address_from_resource(resource).map(|address| match address {
+            ADDRESS_TYPE => address_with(&mut texts, resource).map(|address| match address {
                 Address::Service(s) => change.services.push(s),
                 Address::Workload(w) => change.workloads.push(w),
             }),
             AUTHORIZATION_TYPE => authorization_from_resource(resource).map(|p| change.policies.push(p)),
+            ROUTING_TYPE => routing_from_resource(resource).map(|r| change.routing.push(r)),
             other => Err(crate::convert::Reason::Type(other.to_owned())),
         };
         if let Err(reason) = result {
@@ -46,10 +48,10 @@ pub fn to_change(update: Update) -> (Change, Vec<Rejection>) {
         }
     }
     let removals: Vec<Arc<str>> = update.removals;
-    if update.type_url == AUTHORIZATION_TYPE {
-        change.removed_policies = removals;
-    } else {
-        change.removed = removals;
+    match update.type_url {
+        AUTHORIZATION_TYPE => change.removed_policies = removals,
+        ROUTING_TYPE => change.removed_routing = removals,
+        _ => change.removed = removals,
     }
     // A picture with a hole in it is not complete: the acknowledgement failed, and so does this.
     change.synced &= rejections.is_empty();

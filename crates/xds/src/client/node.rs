@@ -24,6 +24,12 @@ impl Node {
         Self { id: format!("ztunnel~{ip}~{pod}.{namespace}~{namespace}.svc.cluster.local"), metadata }
     }
 
+    /// The node of a waypoint.
+    pub fn waypoint(ip: IpAddr, pod: &str, namespace: &str, node: &str) -> Self {
+        let own = Self::ztunnel(ip, pod, namespace, node);
+        Self { id: own.id.replacen("ztunnel", "waypoint", 1), ..own }
+    }
+
     pub(super) fn to_wire(&self) -> proto::discovery::Node {
         let fields = self.metadata.iter().map(|(k, v)| (k.clone(), value(v))).collect();
         proto::discovery::Node { id: self.id.clone(), cluster: String::new(), metadata: Some(Struct { fields }) }

@@ -2,7 +2,6 @@
 
 use std::error::Error;
 use std::str::FromStr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use proto::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
@@ -18,7 +17,7 @@ use tonic::metadata::{Ascii, MetadataKey, MetadataMap, MetadataValue};
 use tonic::{Request, Status as GrpcStatus};
 
 use super::state::{Machine, Unexpected};
-use super::{ClientConfig, Handle, Handler, Status, Token};
+use super::{ClientConfig, Handle, Handler, Status, Token, Wish};
 
 /// Longest message that is decoded, in bytes: the whole world may come in one (discovery.md 1).
 const MAX_MESSAGE: usize = 200 << 20;
@@ -35,7 +34,7 @@ pub struct Stopped;
 pub struct Client {
     config: ClientConfig,
     machine: Machine,
-    demands: mpsc::Receiver<(&'static str, Arc<str>)>,
+    demands: mpsc::Receiver<Wish>,
     status: watch::Sender<Status>,
 }
 
@@ -173,7 +172,7 @@ impl Client {
         loop {
             tokio::select! {
                 () = sleep_until(until) => return,
-                Some((type_url, name)) = self.demands.recv() => drop(self.machine.demand(type_url, name)),
+                Some(wish) = self.demands.recv() => drop(apply(&mut self.machine, wish)),
             }
         }
     }
@@ -198,13 +197,17 @@ impl Client {
 
 fn demanded(
     machine: &mut Machine,
-    (type_url, name): (&'static str, Arc<str>),
+    wish: Wish,
     requests: &mpsc::UnboundedSender<DeltaDiscoveryRequest>,
 ) -> Result<(), End> {
-    match machine.demand(type_url, name) {
+    match apply(machine, wish) {
         Some(request) => send(requests, request),
         None => Ok(()),
     }
+}
+
+fn apply(machine: &mut Machine, Wish { type_url, name, wanted }: Wish) -> Option<DeltaDiscoveryRequest> {
+    if wanted { machine.demand(type_url, name) } else { machine.release(type_url, &name) }
 }
 
 fn send(to: &mpsc::UnboundedSender<DeltaDiscoveryRequest>, request: DeltaDiscoveryRequest) -> Result<(), End> {

@@ -66,7 +66,9 @@ struct Watch {
     ready: bool,
     /// Version by name of everything applied.
     held: BTreeMap<Arc<str>, Arc<str>>,
-    /// Names asked for and not answered.
+    /// Names asked for and not released.
+    wanted: BTreeSet<Arc<str>>,
+    /// Those of them that are not answered.
     pending: BTreeSet<Arc<str>>,
 }
 
@@ -86,6 +88,7 @@ impl Machine {
             phase: Phase::Away,
             ready: false,
             held: BTreeMap::new(),
+            wanted: BTreeSet::new(),
             pending: BTreeSet::new(),
         };
         Self { node, watches: subscriptions.iter().map(watch).collect(), synced: false }
@@ -115,6 +118,7 @@ impl Machine {
         if watch.subscription.mode == Mode::Wildcard || !watch.pending.insert(name.clone()) {
             return None;
         }
+        watch.wanted.insert(name.clone());
         let request = DeltaDiscoveryRequest {
             type_url: type_url.to_owned(),
             resource_names_subscribe: vec![name.to_string()],
@@ -122,6 +126,21 @@ impl Machine {
         };
         // Without a stream it goes along with the first request of the next one.
         (watch.phase != Phase::Away).then_some(request)
+    }
+
+    /// Ends what [`Machine::demand`] began. Returns the request to send, if one is needed and there is a stream.
+    pub fn release(&mut self, type_url: &str, name: &str) -> Option<DeltaDiscoveryRequest> {
+        let watch = self.watch(type_url)?;
+        watch.pending.remove(name);
+        let was_wanted = watch.wanted.remove(name);
+        // No news of it comes any more: what we hold must not look current to the server of the next stream.
+        watch.held.remove(name);
+        let request = DeltaDiscoveryRequest {
+            type_url: type_url.to_owned(),
+            resource_names_unsubscribe: vec![name.to_owned()],
+            ..Default::default()
+        };
+        (was_wanted && watch.phase != Phase::Away).then_some(request)
     }
 
     /// Takes a response. [`Machine::conclude`] must follow.
@@ -194,11 +213,14 @@ impl Watch {
             Mode::OnDemand => vec!["*".to_owned()],
             Mode::Wildcard => Vec::new(),
         };
+        // What is held already is named below; a name under which nothing was found may stand for something by now.
+        let absent = |name: &&Arc<str>| !self.held.contains_key(*name) && !self.pending.contains(*name);
+        let asked = self.wanted.iter().filter(absent).map(|name| name.to_string());
         let held = self.held.iter().map(|(name, version)| (name.to_string(), version.to_string()));
         let pending = self.pending.iter().map(|name| (name.to_string(), String::new()));
         DeltaDiscoveryRequest {
             type_url: self.subscription.type_url.to_owned(),
-            resource_names_subscribe: star.clone(),
+            resource_names_subscribe: star.iter().cloned().chain(asked).collect(),
             resource_names_unsubscribe: star,
             initial_resource_versions: held.chain(pending).collect(),
             ..Default::default()

@@ -1,7 +1,5 @@
 //! `istio.workload.Workload` (discovery.md 3).
 
-use std::sync::Arc;
-
 use mesh::Workload;
 use mesh::workload::{
     AppTunnelProtocol, ApplicationTunnel, DEFAULT_CLUSTER, DEFAULT_SERVICE_ACCOUNT, DEFAULT_TRUST_DOMAIN, Health,
@@ -10,9 +8,8 @@ use mesh::workload::{
 use proto::workload as wire;
 
 use super::Reason;
-use super::common::{
-    extensions, extensions_to_wire, gateway, gateway_to_wire, ip, ip_bytes, known, port, ports, strings, texts,
-};
+use super::common::{extensions_to_wire, gateway, gateway_to_wire, ip, ip_bytes, known, port, ports, strings};
+use super::texts::Texts;
 
 /// Reads a workload. Empty trust domain, service account and cluster become their defaults.
 ///
@@ -20,13 +17,18 @@ use super::common::{
 /// When the uid is missing, an address or port is malformed, a gateway has no destination, an enum value is unknown, or
 /// the tunnel protocol is the legacy one.
 pub fn workload_from_wire(w: wire::Workload) -> Result<Workload, Reason> {
+    read(&mut Texts::default(), w)
+}
+
+/// Reads one of several workloads, which share the texts that are the same.
+pub(super) fn read(texts: &mut Texts, w: wire::Workload) -> Result<Workload, Reason> {
     if w.uid.is_empty() {
         return Err(Reason::Missing { field: "uid".into() });
     }
-    let services = w
-        .services
-        .iter()
-        .map(|(key, list)| Ok((Arc::from(key.as_str()), ports(&format!("services[{key}]"), &list.ports)?)));
+    let service = |(key, list): (&String, &wire::PortList)| {
+        Ok((texts.shared(key), ports(&format!("services[{key}]"), &list.ports)?))
+    };
+    let services = w.services.iter().map(service).collect::<Result<_, Reason>>()?;
     Ok(Workload {
         addresses: w.addresses.iter().map(|a| ip("addresses", a)).collect::<Result<_, _>>()?,
         tunnel: tunnel(w.tunnel_protocol)?,
@@ -34,7 +36,7 @@ pub fn workload_from_wire(w: wire::Workload) -> Result<Workload, Reason> {
         network_gateway: w.network_gateway.map(|g| gateway("network_gateway", g)).transpose()?,
         workload_type: workload_type(w.workload_type)?,
         application_tunnel: w.application_tunnel.map(application_tunnel).transpose()?,
-        services: services.collect::<Result<_, Reason>>()?,
+        services,
         health: match known("status", w.status)? {
             wire::WorkloadStatus::Healthy => Health::Healthy,
             wire::WorkloadStatus::Unhealthy => Health::Unhealthy,
@@ -43,27 +45,28 @@ pub fn workload_from_wire(w: wire::Workload) -> Result<Workload, Reason> {
             wire::NetworkMode::Standard => NetworkMode::Standard,
             wire::NetworkMode::HostNetwork => NetworkMode::HostNetwork,
         },
+        // Its own, and mostly nobody else's.
         uid: w.uid.into(),
         name: w.name.into(),
-        namespace: w.namespace.into(),
-        hostname: w.hostname.into(),
-        network: w.network.into(),
-        trust_domain: or(w.trust_domain, DEFAULT_TRUST_DOMAIN),
-        service_account: or(w.service_account, DEFAULT_SERVICE_ACCOUNT),
-        node: w.node.into(),
-        canonical_name: w.canonical_name.into(),
-        canonical_revision: w.canonical_revision.into(),
-        workload_name: w.workload_name.into(),
+        namespace: texts.shared(&w.namespace),
+        hostname: texts.shared(&w.hostname),
+        network: texts.shared(&w.network),
+        trust_domain: texts.shared(or(&w.trust_domain, DEFAULT_TRUST_DOMAIN)),
+        service_account: texts.shared(or(&w.service_account, DEFAULT_SERVICE_ACCOUNT)),
+        node: texts.shared(&w.node),
+        canonical_name: texts.shared(&w.canonical_name),
+        canonical_revision: texts.shared(&w.canonical_revision),
+        workload_name: texts.shared(&w.workload_name),
         native_tunnel: w.native_tunnel,
-        authorization_policies: texts(w.authorization_policies),
-        cluster_id: or(w.cluster_id, DEFAULT_CLUSTER),
+        authorization_policies: w.authorization_policies.iter().map(|name| texts.shared(name)).collect(),
+        cluster_id: texts.shared(or(&w.cluster_id, DEFAULT_CLUSTER)),
         locality: w.locality.map_or_else(Locality::default, |l| Locality {
-            region: l.region.into(),
-            zone: l.zone.into(),
-            subzone: l.subzone.into(),
+            region: texts.shared(&l.region),
+            zone: texts.shared(&l.zone),
+            subzone: texts.shared(&l.subzone),
         }),
         capacity: w.capacity.unwrap_or(1),
-        extensions: extensions(w.extensions),
+        extensions: w.extensions.iter().map(|e| texts.shared(&e.name)).collect(),
     })
 }
 
@@ -110,8 +113,8 @@ pub fn workload_to_wire(w: &Workload) -> wire::Workload {
     }
 }
 
-fn or(text: String, default: &str) -> Arc<str> {
-    if text.is_empty() { default.into() } else { text.into() }
+fn or<'a>(text: &'a str, default: &'a str) -> &'a str {
+    if text.is_empty() { default } else { text }
 }
 
 fn tunnel(value: i32) -> Result<TunnelProtocol, Reason> {

@@ -42,7 +42,7 @@ pub enum Event {
     /// It says something new.
     Changed {
         /// What differs.
-        change: Change,
+        change: Box<Change>,
         /// All of it.
         world: Arc<World>,
     },
@@ -93,7 +93,7 @@ impl Watcher {
                     let change = self.world.difference(&new);
                     self.world = Arc::new(new);
                     if !change.is_empty() {
-                        return Event::Changed { change, world: self.world.clone() };
+                        return Event::Changed { change: Box::new(change), world: self.world.clone() };
                     }
                 }
             }

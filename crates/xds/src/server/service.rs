@@ -1,19 +1,32 @@
 //! The gRPC service: one task per stream.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::future::{Ready, ready};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 
-use proto::discovery::aggregated_discovery_service_server::{
-    AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
-};
-use proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use proto::discovery::DeltaDiscoveryRequest;
 use tokio::sync::{mpsc, watch};
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::body::Body;
+use tonic::codec::Codec;
+use tonic::codegen::http;
+use tonic::codegen::{Service, StdError};
+use tonic::metadata::{GRPC_CONTENT_TYPE, MetadataMap};
+use tonic::server::NamedService;
+use tonic::{Request, Status, Streaming};
+use tonic_prost::ProstCodec;
 
-use super::session::Session;
+use super::body::{Replies, Said};
+use super::response::Response;
+use super::session::{Session, TooFarBehind};
 use super::{Authorise, Caller, ClientReport, Store};
+
+/// Name of the service, as in its `.proto`.
+const SERVICE: &str = "envoy.service.discovery.v3.AggregatedDiscoveryService";
+/// Path of its one method that is served: the delta form. The older one is not.
+const METHOD: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 
 /// Longest request, in bytes. A reconnecting client names everything that it holds: 10^5 names of 150 bytes with versions
 /// of 32 are some 20 MB.
@@ -59,13 +72,12 @@ pub struct Totals {
 }
 
 impl Sums {
-    fn sent(&self, response: &DeltaDiscoveryResponse) {
-        let bytes: usize = response.resources.iter().filter_map(|r| Some(r.resource.as_ref()?.value.len())).sum();
+    fn sent(&self, response: &Response) {
         for (sum, add) in [
             (&self.responses, 1),
             (&self.resources, response.resources.len()),
-            (&self.removals, response.removed_resources.len()),
-            (&self.bytes, bytes),
+            (&self.removals, response.removed.len()),
+            (&self.bytes, response.body_len()),
         ] {
             sum.fetch_add(add as u64, Ordering::Relaxed);
         }
@@ -93,8 +105,8 @@ impl<A: Authorise> Server<A> {
     }
 
     /// The service in the form that a gRPC listener takes. Needs a tokio runtime; streams are tasks on it.
-    pub fn into_service(self) -> AggregatedDiscoveryServiceServer<Self> {
-        AggregatedDiscoveryServiceServer::new(self).max_decoding_message_size(MAX_REQUEST)
+    pub fn into_service(self) -> Discovery<A> {
+        Discovery(self)
     }
 
     /// How the connected clients stand, by a number that grows with each stream.
@@ -137,15 +149,53 @@ impl<A: Authorise> Server<A> {
     }
 }
 
-#[tonic::async_trait]
-impl<A: Authorise> AggregatedDiscoveryService for Server<A> {
-    type DeltaAggregatedResourcesStream = ReceiverStream<Result<DeltaDiscoveryResponse, Status>>;
+/// The service as a gRPC listener takes it. It is not the generated one because that one encodes a response as a whole,
+/// and the first picture of a large mesh is the same some 30 MB for each of many nodes.
+#[derive(Debug)]
+pub struct Discovery<A>(Server<A>);
 
-    async fn delta_aggregated_resources(
-        &self,
-        request: Request<Streaming<DeltaDiscoveryRequest>>,
-    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        // One: what the transport has not taken yet is the only response that can be stale.
+impl<A> Clone for Discovery<A> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<A> NamedService for Discovery<A> {
+    const NAME: &'static str = SERVICE;
+}
+
+impl<A, B> Service<http::Request<B>> for Discovery<A>
+where
+    A: Authorise,
+    B: tonic::codegen::Body + Send + 'static,
+    B::Error: Into<StdError> + Send + 'static,
+{
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Ready<Result<http::Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+        if request.uri().path() != METHOD {
+            return ready(Ok(Status::unimplemented("").into_http()));
+        }
+        let (head, body) = request.into_parts();
+        let decoder = ProstCodec::<DeltaDiscoveryRequest, DeltaDiscoveryRequest>::default().decoder();
+        let incoming = Streaming::new_request(decoder, body, None, Some(MAX_REQUEST));
+        let request = Request::from_parts(MetadataMap::from_headers(head.headers), head.extensions, incoming);
+        let mut response = http::Response::new(Body::new(self.0.open(request)));
+        response.headers_mut().insert(http::header::CONTENT_TYPE, GRPC_CONTENT_TYPE);
+        ready(Ok(response))
+    }
+}
+
+impl<A: Authorise> Server<A> {
+    /// Starts the task of a stream.
+    fn open(&self, request: Request<Streaming<DeltaDiscoveryRequest>>) -> Replies {
+        // One: what the transport has not begun yet is the only response that can be stale.
         let (sender, receiver) = mpsc::channel(1);
         let shared = self.shared.clone();
         tokio::spawn(async move {
@@ -158,7 +208,7 @@ impl<A: Authorise> AggregatedDiscoveryService for Server<A> {
                 drop(sender.send(Err(status)).await);
             }
         });
-        Ok(Response::new(ReceiverStream::new(receiver)))
+        Replies::new(receiver)
     }
 }
 
@@ -167,7 +217,7 @@ impl<A: Authorise> Shared<A> {
         &self,
         id: u64,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
-        sender: &mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
+        sender: &mpsc::Sender<Said>,
     ) -> Result<(), Status> {
         let (metadata, extensions, mut incoming) = request.into_parts();
         let first = tokio::select! {
@@ -186,7 +236,16 @@ impl<A: Authorise> Shared<A> {
         loop {
             // Seen before the store is looked at, so that no change falls in between.
             bell.borrow_and_update();
-            response = response.or_else(|| session.next(&self.store));
+            if response.is_none() {
+                response = match session.next(&self.store) {
+                    Ok(next) => next,
+                    Err(TooFarBehind) => {
+                        // An ordinary end: the client comes again at once and says what it holds.
+                        tracing::info!(id, "a client is so far behind that it has to begin anew");
+                        return Ok(());
+                    }
+                };
+            }
             self.reports.set(id, session.report());
             tokio::select! {
                 message = incoming.message() => match message? {

@@ -14,6 +14,25 @@ use serde_json::{Value, json};
 /// How long a pod may take on a busy machine.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
 
+/// What a failed test says at its end: the causes alone, without the backtraces that anyhow adds to each when
+/// `RUST_BACKTRACE` is set.
+pub(crate) struct Told(anyhow::Error);
+
+impl From<anyhow::Error> for Told {
+    fn from(error: anyhow::Error) -> Self {
+        Self(error)
+    }
+}
+
+impl std::fmt::Debug for Told {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.chain().enumerate().try_for_each(|(at, cause)| match at {
+            0 => writeln!(f, "{cause}"),
+            _ => writeln!(f, "because: {cause}"),
+        })
+    }
+}
+
 /// One cluster at a time.
 pub(crate) fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());

@@ -1,4 +1,5 @@
 //! Programs and files of others, from their Go modules (`hack/tools.sh`).
+#![allow(dead_code, reason = "each test uses its part")]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -10,8 +10,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use e2e_cluster::Cluster;
+use serde::Deserialize;
 use serde_json::Value;
 
+use super::blame;
 use super::shop::MARKER;
 
 /// What kind of calls.
@@ -27,22 +29,63 @@ pub(crate) enum Kind {
 pub(crate) struct Calls {
     child: Child,
     lines: Receiver<String>,
-    kind: Kind,
+    name: String,
 }
 
 /// What became of them.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
+    /// Whose calls, of what kind, to whom.
+    name: String,
     pub(crate) good: u64,
     failed: String,
     end: String,
     slowest: u64,
+    failures: Vec<Failure>,
+}
+
+/// A call that failed, as `e2e-load` tells it.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Failure {
+    /// When it began, Unix milliseconds.
+    pub(crate) at: f64,
+    /// How long it took to fail.
+    pub(crate) ms: u64,
+    /// What it was about: to connect, to send, to get an answer.
+    pub(crate) stage: String,
+    /// The client's own address and port, once it was connected.
+    pub(crate) from: Option<String>,
+    /// Kind of error.
+    pub(crate) error: String,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let from = self.from.as_deref().unwrap_or("a call without connection");
+        write!(f, "{from}: {} at {} after {} ms", self.error, self.stage, self.ms)
+    }
 }
 
 impl Seen {
     /// Every call was answered, and a held connection was ended by us.
     pub(crate) fn is_good(&self) -> bool {
         self.good > 0 && matches!(&*self.failed, "" | "{}") && matches!(&*self.end, "" | "closed by us")
+    }
+
+    /// Fails when a call did, with what the proxies say of it.
+    pub(crate) fn must_be_good(&self, cluster: &Cluster) -> Result<()> {
+        ensure!(self.is_good(), "{}", self.blame(cluster));
+        Ok(())
+    }
+
+    /// What was seen, and what the proxies say of each call that failed.
+    pub(crate) fn blame(&self, cluster: &Cluster) -> String {
+        format!("{self}\n{}", blame::of(cluster, &self.failures))
+    }
+
+    /// The call that was stuck the longest of those that failed.
+    pub(crate) fn longest_failure(&self) -> Duration {
+        Duration::from_millis(self.failures.iter().map(|f| f.ms).max().unwrap_or_default())
     }
 }
 
@@ -51,16 +94,11 @@ impl Seen {
     pub(crate) fn slowest(&self) -> Duration {
         Duration::from_millis(self.slowest)
     }
-
-    /// Whether a call was given up (`e2e-load` waits for 6 s).
-    pub(crate) fn timed_out(&self) -> bool {
-        self.failed.contains("TimedOut") || self.failed.contains("WouldBlock")
-    }
 }
 
 impl fmt::Display for Seen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} good", self.good)?;
+        write!(f, "{}: {} good", self.name, self.good)?;
         if !self.failed.is_empty() {
             write!(f, ", failed {}, slowest {} ms", self.failed, self.slowest)?;
         }
@@ -85,10 +123,10 @@ impl Calls {
         command.args(["exec", "-i", "-n", "shop", pod, "--", "e2e-load", word, to, MARKER]);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let lines = follow(child.stdout.take().context("no stdout")?);
-        let calls = Self { child, lines, kind };
+        let calls = Self { child, lines, name: format!("{pod} {word} {to}") };
         calls
             .until(PATIENCE, |line| line["works"] == true)
-            .with_context(|| format!("{pod} -> {to}: no call was answered"))?;
+            .with_context(|| format!("{}: no call was answered", calls.name))?;
         Ok(calls)
     }
 
@@ -106,7 +144,7 @@ impl Calls {
         let last = self.until(limit, |line| line["good"].is_u64())?;
         drop(self.child.stdin.take());
         self.child.wait()?;
-        Ok(seen(&last))
+        Ok(seen(&self.name, &last))
     }
 
     /// Ends them and says what became of all.
@@ -114,8 +152,8 @@ impl Calls {
         drop(self.child.stdin.take());
         let last = self.until(PATIENCE, |line| line["good"].is_u64())?;
         let status = self.child.wait()?;
-        ensure!(status.success(), "the calls ended with {status}");
-        Ok(seen(&last))
+        ensure!(status.success(), "{}: the calls ended with {status}", self.name);
+        Ok(seen(&self.name, &last))
     }
 
     fn until(&self, limit: Duration, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
@@ -123,7 +161,7 @@ impl Calls {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let line =
-                self.lines.recv_timeout(left).with_context(|| format!("{:?}: nothing was said in time", self.kind))?;
+                self.lines.recv_timeout(left).with_context(|| format!("{}: nothing was said in time", self.name))?;
             let value: Value = serde_json::from_str(&line).with_context(|| line.clone())?;
             if wanted(&value) {
                 return Ok(value);
@@ -139,17 +177,19 @@ impl Drop for Calls {
     }
 }
 
-fn seen(last: &Value) -> Seen {
+fn seen(name: &str, last: &Value) -> Seen {
     let text = |key: &str| match &last[key] {
         Value::Null => String::new(),
         Value::String(text) => text.clone(),
         other => other.to_string(),
     };
     Seen {
+        name: name.to_owned(),
         good: last["good"].as_u64().unwrap_or_default(),
         failed: text("failed"),
         end: text("end"),
         slowest: last["slowestMs"].as_u64().unwrap_or_default(),
+        failures: Vec::deserialize(&last["failures"]).unwrap_or_default(),
     }
 }
 

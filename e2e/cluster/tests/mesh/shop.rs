@@ -103,6 +103,20 @@ pub(crate) fn address(cluster: &Cluster, service: &str) -> Result<String> {
     Ok(format!("{ip}:{PORT}"))
 }
 
+/// A pod's address.
+pub(crate) fn pod_ip(cluster: &Cluster, pod: &str) -> Result<String> {
+    Ok(cluster.kubectl(&["get", "pod", "-n", "shop", pod, "-o", "jsonpath={.status.podIP}"])?)
+}
+
+/// Waits until pods of the shop are ready.
+pub(crate) fn until_ready(cluster: &Cluster, pods: &[&str]) -> Result<()> {
+    let names: Vec<String> = pods.iter().map(|p| format!("pod/{p}")).collect();
+    let mut arguments = vec!["wait", "-n", "shop", "--for=condition=Ready", "--timeout=60s"];
+    arguments.extend(names.iter().map(String::as_str));
+    cluster.kubectl(&arguments)?;
+    Ok(())
+}
+
 /// Runs a shell line in a pod, `pod` or `namespace/pod`.
 pub(crate) fn in_pod(cluster: &Cluster, pod: &str, line: &str) -> Result<String> {
     let (namespace, pod) = pod.split_once('/').unwrap_or(("shop", pod));
@@ -147,11 +161,22 @@ pub(crate) fn until_left(cluster: &Cluster, limit: Duration) -> Result<()> {
     Ok(())
 }
 
-/// Restarts a DaemonSet of ours and waits until a new pod is ready on every node. `kubectl rollout status` would wait for the
-/// old ones too, which drain for as long as somebody is connected.
+/// Restarts a DaemonSet of ours and waits until a new pod is ready on every node.
 pub(crate) fn restart(cluster: &Cluster, name: &str) -> Result<()> {
+    begin_restart(cluster, name)?;
+    until_restarted(cluster, name)
+}
+
+/// Restarts a DaemonSet of ours.
+pub(crate) fn begin_restart(cluster: &Cluster, name: &str) -> Result<()> {
+    cluster.kubectl(&["rollout", "restart", "-n", "culvert-system", &format!("ds/{name}")])?;
+    Ok(())
+}
+
+/// Waits until a pod of the newest kind is ready on every node. `kubectl rollout status` would wait for the old ones too, which
+/// drain for as long as somebody is connected.
+pub(crate) fn until_restarted(cluster: &Cluster, name: &str) -> Result<()> {
     let what = format!("ds/{name}");
-    cluster.kubectl(&["rollout", "restart", "-n", "culvert-system", &what])?;
     let set: Value = serde_json::from_str(&cluster.kubectl(&["get", "-n", "culvert-system", &what, "-o", "json"])?)?;
     let generation = set.pointer("/metadata/annotations/deprecated.daemonset.template.generation");
     let newest = format!("pod-template-generation={}", generation.and_then(Value::as_str).context("no generation")?);

@@ -3,6 +3,9 @@
 //! A client writes one JSON line when calls begin to fail, one when they work again, and one at its end, when its input is
 //! closed. Times are Unix milliseconds, so that they compare with those of another process.
 
+#[path = "load/health.rs"]
+mod health;
+
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
@@ -43,6 +46,8 @@ enum Role {
     },
     /// All calls on one connection.
     Hold { to: SocketAddr, marker: String },
+    /// Answer the kubelet's gRPC probes.
+    Health { port: u16 },
 }
 
 fn main() -> Result<()> {
@@ -50,6 +55,7 @@ fn main() -> Result<()> {
         Role::Serve { name, port, record } => serve(&name, port, record),
         Role::Calls { to, marker, pause_ms } => calls(to, &marker, Duration::from_millis(pause_ms)),
         Role::Hold { to, marker } => hold(to, &marker),
+        Role::Health { port } => health::serve(port),
     }
 }
 
@@ -102,10 +108,41 @@ fn told_to_stop() -> Arc<AtomicBool> {
 /// A call that takes longer counts as failed: the mesh itself holds one for 5 s at most.
 const PATIENCE: Duration = Duration::from_secs(6);
 
+/// Failures that are told one by one: enough to see what they have in common.
+const TOLD: usize = 20;
+
+/// Where a call stood when it failed.
+#[derive(Clone, Copy, Debug)]
+enum Stage {
+    Connect,
+    Send,
+    Answer,
+}
+
+/// A call that failed, by the client's own address where it had one: a proxy's access line has it too.
+struct Failure {
+    stage: Stage,
+    from: Option<SocketAddr>,
+    error: io::Error,
+}
+
+impl Failure {
+    fn tell(&self, at: f64, took: Duration) -> serde_json::Value {
+        json!({
+            "at": at,
+            "ms": took.as_millis() as u64,
+            "stage": format!("{:?}", self.stage),
+            "from": self.from.map(|from| from.to_string()),
+            "error": format!("{:?}", self.error.kind()),
+        })
+    }
+}
+
 fn calls(to: SocketAddr, marker: &str, pause: Duration) -> Result<()> {
     let stop = told_to_stop();
     let (mut good, mut slowest, mut working) = (0u64, Duration::ZERO, None);
     let mut failed: BTreeMap<String, u64> = BTreeMap::new();
+    let mut failures = Vec::new();
     let mut names: BTreeMap<String, u64> = BTreeMap::new();
     while !stop.load(Ordering::Relaxed) {
         let (at, began) = (unix_ms(), Instant::now());
@@ -117,7 +154,12 @@ fn calls(to: SocketAddr, marker: &str, pause: Duration) -> Result<()> {
                 slowest = slowest.max(began.elapsed());
                 *names.entry(name).or_default() += 1;
             }
-            Err(error) => *failed.entry(format!("{:?}", error.kind())).or_default() += 1,
+            Err(failure) => {
+                *failed.entry(format!("{:?}", failure.error.kind())).or_default() += 1;
+                if failures.len() < TOLD {
+                    failures.push(failure.tell(at, began.elapsed()));
+                }
+            }
         }
         if working != Some(works) {
             // A success counts when it is complete, a failure from when it began.
@@ -126,18 +168,26 @@ fn calls(to: SocketAddr, marker: &str, pause: Duration) -> Result<()> {
         }
         thread::sleep(pause);
     }
-    line(&json!({"good": good, "failed": failed, "names": names, "slowestMs": slowest.as_millis() as u64}))
+    let slowest = slowest.as_millis() as u64;
+    line(&json!({"good": good, "failed": failed, "names": names, "slowestMs": slowest, "failures": failures}))
 }
 
 /// One connection, one word, one answer: the server's name.
-fn call(to: SocketAddr, marker: &str) -> io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+fn call(to: SocketAddr, marker: &str) -> Result<String, Failure> {
+    let connect = |error| Failure { stage: Stage::Connect, from: None, error };
+    let mut stream = TcpStream::connect_timeout(&to, PATIENCE).map_err(connect)?;
+    stream.set_read_timeout(Some(PATIENCE)).map_err(connect)?;
     say(&mut stream, marker)
 }
 
-fn say(stream: &mut TcpStream, marker: &str) -> io::Result<String> {
-    stream.write_all(format!("{marker} {marker}\n").as_bytes())?;
+fn say(stream: &mut TcpStream, marker: &str) -> Result<String, Failure> {
+    let from = stream.local_addr().ok();
+    let sent = stream.write_all(format!("{marker} {marker}\n").as_bytes());
+    sent.map_err(|error| Failure { stage: Stage::Send, from, error })?;
+    answer_to(stream).map_err(|error| Failure { stage: Stage::Answer, from, error })
+}
+
+fn answer_to(stream: &mut TcpStream) -> io::Result<String> {
     let mut text = Vec::new();
     let mut byte = [0; 1];
     while stream.read(&mut byte)? == 1 {
@@ -156,17 +206,20 @@ fn hold(to: SocketAddr, marker: &str) -> Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut good = 0;
     let mut end = "closed by us".to_owned();
+    let mut failures = Vec::new();
     line(&json!({"works": true, "at": unix_ms()}))?;
     while !stop.load(Ordering::Relaxed) {
-        if let Err(error) = say(&mut stream, marker) {
-            end = format!("{:?}", error.kind());
+        let (at, began) = (unix_ms(), Instant::now());
+        if let Err(failure) = say(&mut stream, marker) {
+            end = format!("{:?}", failure.error.kind());
+            failures.push(failure.tell(at, began.elapsed()));
             break;
         }
         good += 1;
         // Often enough that no change of the mesh falls between two words.
         thread::sleep(Duration::from_millis(10));
     }
-    line(&json!({"good": good, "end": end, "at": unix_ms()}))
+    line(&json!({"good": good, "end": end, "at": unix_ms(), "failures": failures}))
 }
 
 fn line(value: &serde_json::Value) -> Result<()> {

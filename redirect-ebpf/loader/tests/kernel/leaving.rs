@@ -1,6 +1,7 @@
 //! Old connections, un-enrolment and enrolling again: nothing established is cut, nothing captured falls into the clear.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
 use std::process::Command;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use crate::Test;
 use crate::generations::echo;
-use crate::lab::{Lab, PATIENCE, PEER4, PEER6, POD4, call, eventually, serve};
+use crate::lab::{Lab, PATIENCE, PEER4, PEER6, POD4, Said, call, eventually, serve};
 use crate::wire::{MARKER, Sniffer, warm_up};
 
 pub const TESTS: &[Test] = &[
@@ -19,6 +20,7 @@ pub const TESTS: &[Test] = &[
     ("older_connections_end_where_none_may_be", older_connections_end_where_none_may_be),
     ("an_older_socket_connects_anew_captured", an_older_socket_connects_anew_captured),
     ("leaving_waits_for_the_captured", leaving_waits_for_the_captured),
+    ("a_connect_captured_in_the_last_moment_is_served", a_connect_captured_in_the_last_moment_is_served),
     ("leaving_leaks_nothing_captured", leaving_leaks_nothing_captured),
     ("force_closes_the_captured", force_closes_the_captured),
     ("enrolling_again_keeps_what_was_direct", enrolling_again_keeps_what_was_direct),
@@ -146,6 +148,34 @@ fn leaving_waits_for_the_captured() {
     assert!(lab.redirector().pods().unwrap().is_empty());
     assert_eq!(lab.run("pod", || call(&format!("{PEER4}:80"))).unwrap().1.generation, 0);
     assert_eq!(unenroll(&mut lab, Leave::WhenIdle), Left::Gone);
+}
+
+/// The packet of a connect is on its way between the hook and the listener while the pod leaves: here a filter holds it.
+fn a_connect_captured_in_the_last_moment_is_served() {
+    let (mut lab, _proxy) = Lab::captured();
+    let filter = |line: &str| {
+        let arguments = format!("netns exec {} nft {line}", lab.ns("pod"));
+        assert!(Command::new("ip").args(arguments.split(' ')).status().unwrap().success(), "nft {line}");
+    };
+    filter("add table ip held");
+    filter("add chain ip held input {type filter hook input priority 0;}");
+    filter("add rule ip held input iif lo tcp dport 80 drop");
+    let calling = lab.run("pod", || {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let address: std::net::SocketAddr = format!("{PEER4}:80").parse().unwrap();
+        assert_eq!(socket.connect(&address.into()).unwrap_err().raw_os_error(), Some(libc::EINPROGRESS));
+        socket
+    });
+    filter("delete table ip held");
+    assert!(matches!(unenroll(&mut lab, Leave::Begin), Left::Captured(_)));
+    // It is sent again after 1 s (RFC 6298 2), to the listener that it was meant for.
+    calling.set_nonblocking(false).unwrap();
+    calling.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert!(eventually(|| calling.peer_addr().is_ok()), "{:?}", calling.take_error());
+    let mut line = String::new();
+    BufReader::new(TcpStream::from(calling)).read_line(&mut line).unwrap();
+    assert_eq!(Said::parse(&line).generation, 1);
 }
 
 fn leaving_leaks_nothing_captured() {

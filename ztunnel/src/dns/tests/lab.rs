@@ -20,7 +20,6 @@ use crate::config::Config;
 use crate::dns::Names;
 use crate::here::{self, Here};
 use crate::pod::{Pod, PodInfo};
-use crate::world::World;
 
 pub(super) const SOON: Duration = Duration::from_secs(5);
 pub(super) const POD: &str = "10.9.8.2";
@@ -153,7 +152,7 @@ impl Lab {
         let shared = Arc::new(here::Shared {
             pod_networks: Vec::new(),
             pods: Arc::default(),
-            world: World::new(),
+            world: Arc::default(),
             identities: Manager::new(identity::Config::default(), Arc::new(NoSigner)),
             telemetry,
             drain: Drain::new().signal(),

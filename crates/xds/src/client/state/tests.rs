@@ -1,5 +1,5 @@
 use proto::discovery::DeltaDiscoveryRequest;
-use proto::{ADDRESS_TYPE, AUTHORIZATION_TYPE};
+use proto::{ADDRESS_TYPE, AUTHORIZATION_TYPE, ROUTING_TYPE};
 
 use super::super::tests::{node, resource, response};
 use super::super::{ClientConfig, Rejection};
@@ -100,4 +100,29 @@ fn a_long_refusal_is_cut() {
     m.receive(response(ADDRESS_TYPE, "1", vec![], &[])).unwrap();
     let text = m.conclude(ADDRESS_TYPE, &rejections).unwrap().error_detail.unwrap().message;
     assert!(text.ends_with("and 480 more") && text.len() < 1000, "{text}");
+}
+
+#[test]
+fn a_waypoint_follows_routing_whole_and_addresses_by_name_until_it_releases_them() {
+    let node = Node::waypoint([10, 0, 0, 7].into(), "wp-1", "shop", "n1");
+    assert_eq!(node.id, "waypoint~10.0.0.7~wp-1.shop~shop.svc.cluster.local");
+    let mut m = Machine::new(node.clone(), &ClientConfig::waypoint(node).subscriptions);
+    let types: Vec<_> = m.connect().into_iter().map(|r| (r.type_url, r.resource_names_subscribe)).collect();
+    assert_eq!(types, [(ROUTING_TYPE.to_owned(), vec![]), (ADDRESS_TYPE.to_owned(), vec!["*".to_owned()])]);
+    assert_eq!(m.waiting_for(), [ROUTING_TYPE]);
+    for name in ["shop/web", "shop/gone", "shop/old"] {
+        m.demand(ADDRESS_TYPE, name.into()).unwrap();
+    }
+    let list = vec![resource("shop/web", "1", &[]), resource("pod", "1", &[]), resource("shop/old", "1", &[])];
+    m.receive(response(ADDRESS_TYPE, "1", list, &["shop/gone"])).unwrap();
+    m.conclude(ADDRESS_TYPE, &[]).unwrap();
+    let release = m.release(ADDRESS_TYPE, "shop/old").unwrap();
+    assert_eq!(release.resource_names_unsubscribe, ["shop/old"]);
+    assert!(m.release(ADDRESS_TYPE, "shop/old").is_none(), "released already");
+
+    // The next stream: what is held by its version, what was not there by its name, what was released not at all.
+    m.disconnect();
+    let again = m.connect().remove(1);
+    assert_eq!(again.resource_names_subscribe, ["*", "shop/gone"]);
+    assert_eq!(again.initial_resource_versions.keys().collect::<Vec<_>>(), ["pod", "shop/web"]);
 }

@@ -1,0 +1,149 @@
+//! What a proxy knows: who is where, and which policies there are. Written by one task, read by every worker.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use directory::{Directory, Snapshot};
+use mesh::Workload;
+use mesh::authz::Scope;
+use policy::PolicySet;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use xds::{Change, StandIn};
+
+/// How long a connection waits for something that discovery has not said yet, before it is refused. Istio's own value
+/// (hbone.md 5, 7): long enough for a discovery round trip under load, short enough for an application's connect.
+pub const HOLD: Duration = Duration::from_secs(5);
+
+/// A proxy's view of the mesh.
+pub struct World {
+    directory: Directory,
+    policies: ArcSwap<PolicySet>,
+    /// By policy key: why the policy could not be understood, for those that a stand-in holds the place of.
+    stand_ins: ArcSwap<BTreeMap<Arc<str>, Arc<str>>>,
+    /// Counts every change.
+    version: watch::Sender<u64>,
+    /// Counts the changes that can take a permit away: policies, and the policies that a workload names.
+    verdicts: watch::Sender<u64>,
+}
+
+impl Default for World {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl World {
+    /// A world that knows nobody and has no policy.
+    pub fn new() -> Self {
+        Self {
+            directory: Directory::new(),
+            policies: ArcSwap::from_pointee(PolicySet::default()),
+            stand_ins: ArcSwap::default(),
+            version: watch::Sender::new(0),
+            verdicts: watch::Sender::new(0),
+        }
+    }
+
+    /// Applies a change; connections see it from their next step on, live ones are judged again where it matters.
+    pub fn apply(&self, change: Change) {
+        let mut snapshot = Snapshot::clone(&self.directory.load());
+        let mut policies = PolicySet::clone(&self.policies.load());
+        let mut stand_ins = BTreeMap::clone(&self.stand_ins.load());
+        let mut verdicts =
+            !change.policies.is_empty() || !change.removed_policies.is_empty() || !change.stand_ins.is_empty();
+        // Removals first: a successor may hold the same address.
+        for name in &change.removed {
+            snapshot.remove(name);
+        }
+        for service in change.services {
+            snapshot.insert_service(service);
+        }
+        for workload in change.workloads {
+            verdicts |= snapshot
+                .workload(&workload.uid)
+                .is_some_and(|old| old.authorization_policies != workload.authorization_policies);
+            snapshot.insert_workload(workload);
+        }
+        for key in &change.removed_policies {
+            policies.remove(key);
+            stand_ins.remove(key);
+        }
+        for authorization in change.policies {
+            stand_ins.remove(authorization.key().as_str());
+            policies.insert(authorization);
+        }
+        for StandIn { policy, reason } in change.stand_ins {
+            let key: Arc<str> = policy.key().into();
+            if policies.get(&key).is_some() && !stand_ins.contains_key(&key) {
+                tracing::warn!(policy = %key, %reason, "a policy could not be understood; its former version stays in force");
+                continue;
+            }
+            tracing::warn!(policy = %key, %reason, "a policy could not be understood; until it is, it permits nothing");
+            policies.insert(policy);
+            stand_ins.insert(key, reason);
+        }
+        // Policies first: a workload that names a new policy must never be seen without it (discovery.md 6.3).
+        self.policies.store(Arc::new(policies));
+        self.stand_ins.store(Arc::new(stand_ins));
+        self.directory.store(snapshot);
+        self.version.send_modify(|v| *v += 1);
+        if verdicts {
+            self.verdicts.send_modify(|v| *v += 1);
+        }
+    }
+
+    /// Who is where, at this moment.
+    pub fn directory(&self) -> Arc<Snapshot> {
+        self.directory.load()
+    }
+
+    /// The policies in force.
+    pub fn policies(&self) -> Arc<PolicySet> {
+        self.policies.load_full()
+    }
+
+    /// Says which policies that apply to a workload could not be understood, if any.
+    pub fn not_understood(&self, workload: &Workload) -> Option<String> {
+        let (policies, stand_ins) = (self.policies.load(), self.stand_ins.load());
+        let applies = |key: &Arc<str>| match policies.get(key)?.scope {
+            Scope::Global => Some(()),
+            Scope::Namespace => key.split_once('/').filter(|(ns, _)| *ns == &*workload.namespace).map(drop),
+            Scope::WorkloadSelector => workload.authorization_policies.contains(key).then_some(()),
+        };
+        let said = stand_ins.iter().filter(|(key, _)| applies(key).is_some());
+        let all: Vec<_> =
+            said.map(|(key, why)| format!("policy {key} could not be understood and permits nothing: {why}")).collect();
+        (!all.is_empty()).then(|| all.join("; "))
+    }
+
+    /// Told whenever permits may have to be withdrawn.
+    pub fn verdicts(&self) -> watch::Receiver<u64> {
+        self.verdicts.subscribe()
+    }
+
+    /// Told of every change.
+    pub fn version(&self) -> watch::Receiver<u64> {
+        self.version.subscribe()
+    }
+
+    /// Asks again after each change until there is an answer, for at most [`HOLD`].
+    pub async fn held<T>(&self, ask: impl Fn() -> Option<T>) -> Option<T> {
+        let mut version = self.version();
+        if let Some(answer) = ask() {
+            return Some(answer);
+        }
+        let wait = async {
+            // The sender lives as long as self: an error cannot happen, and would mean that no change comes any more.
+            while version.changed().await.is_ok() {
+                if let Some(answer) = ask() {
+                    return Some(answer);
+                }
+            }
+            None
+        };
+        timeout(HOLD, wait).await.ok().flatten()
+    }
+}
