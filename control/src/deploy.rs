@@ -74,12 +74,15 @@ impl Deployer {
                     return;
                 }
             }
-            self.lead().await;
+            if !self.lead().await {
+                return;
+            }
         }
     }
 
-    /// Deploys until we do not lead any more. What is under way then is called off; the next leader looks at everything.
-    async fn lead(&mut self) {
+    /// Deploys until we do not lead any more, and says whether somebody still tells us who leads. What is under way then is
+    /// called off; the next leader looks at everything.
+    async fn lead(&mut self) -> bool {
         let (feed, mut fed) = mpsc::channel(FEED);
         let mut watches = watches::start(&self.client, &feed);
         let hands = Hands {
@@ -97,8 +100,11 @@ impl Deployer {
             let next = turns.next().filter(|_| seen.complete() && under_way.len() < AT_ONCE);
             tokio::select! {
                 changed = self.leader.changed() => {
-                    if changed.is_err() || !*self.leader.borrow_and_update() {
-                        return;
+                    if changed.is_err() {
+                        return false;
+                    }
+                    if !*self.leader.borrow_and_update() {
+                        return true;
                     }
                 }
                 Some(event) = fed.recv() => {
@@ -113,7 +119,7 @@ impl Deployer {
                 Some(ended) = watches.join_next() => {
                     // Without one of them we would act on what is no longer so; led anew, we list anew.
                     tracing::error!(?ended, "a watch of what concerns waypoints ended");
-                    return;
+                    return true;
                 }
                 () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {
                     if let Some(task) = turns.take(Instant::now()) {

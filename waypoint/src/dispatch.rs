@@ -312,7 +312,7 @@ impl Dispatch<'_> {
         if let Some(grpc) = grpc_status(response.headers()) {
             self.record.grpc_status(grpc);
         }
-        if let Some(upgrading) = self.upgrading.take_if(|upgrading| upgrade::is_accepted(upgrading, status)) {
+        if let Some(upgrading) = self.upgrading.take_if(|_| upgrade::is_accepted(status)) {
             return upgrade::join(upgrading, self.connection, response, self.record, self.passage, ticket);
         }
         if status == StatusCode::SWITCHING_PROTOCOLS {

@@ -42,18 +42,23 @@ pub(crate) async fn exchange(
     let upgrading = upgrade::wanted(&mut request);
     let (parts, body) = request.into_parts();
     let ambiguous = heads.is_some_and(|heads| heads.is_ambiguous(&parts));
+    let connect = upgrade::is_connect(&parts);
     let worker = &connection.worker;
     let peer = connection.tunnel.peer.0;
     let record = RequestRecord::new(&worker.shared.telemetry, &parts, peer, connection.target.named);
-    let close = worker.leaves() && parts.version < http::Version::HTTP_2;
+    let old = parts.version < http::Version::HTTP_2;
+    // What follows a request that is refused for its framing is not to be taken for another one.
+    let close = old && (worker.leaves() || ambiguous || connect);
     let exchange = Exchange { connection, bound: connection.bound(), record, parts, left: Left::default() };
     let mut response = if ambiguous {
         Own::bad(StatusCode::BAD_REQUEST, "both_transfer_encoding_and_content_length").send(exchange.record)
+    } else if connect {
+        Own::bad(StatusCode::METHOD_NOT_ALLOWED, "connect_is_not_passed_on").send(exchange.record)
     } else {
         exchange.run(body, upgrading).await
     };
     response.body_mut().tell(heads.cloned());
-    if close || ambiguous {
+    if close {
         response.headers_mut().insert(http::header::CONNECTION, http::HeaderValue::from_static("close"));
     }
     response

@@ -1,5 +1,5 @@
-//! Requests that turn their connection into something else: `Upgrade` of HTTP/1 (WebSocket and others), CONNECT, and the
-//! extended CONNECT of HTTP/2 (RFC 8441), which becomes an `Upgrade` on its way to the endpoint.
+//! Requests that turn their connection into something else: `Upgrade` of HTTP/1 (WebSocket and others), and the extended CONNECT
+//! of HTTP/2 (RFC 8441), which becomes an `Upgrade` on its way to the endpoint. A plain CONNECT is refused.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -39,8 +39,6 @@ pub(crate) struct Upgrading {
 enum Kind {
     /// HTTP/1 `Upgrade`, with what it asks for.
     Upgrade(HeaderValue),
-    /// CONNECT.
-    Connect,
     /// Extended CONNECT, with its protocol.
     Extended(HeaderValue),
 }
@@ -48,10 +46,7 @@ enum Kind {
 /// Whether a request wants it. To be asked before anything is taken off the request.
 pub(crate) fn wanted(request: &mut Request<Incoming>) -> Option<Upgrading> {
     let kind = if *request.method() == Method::CONNECT {
-        match request.extensions().get::<Protocol>() {
-            Some(protocol) => Kind::Extended(HeaderValue::from_str(protocol.as_str()).ok()?),
-            None => Kind::Connect,
-        }
+        Kind::Extended(HeaderValue::from_str(request.extensions().get::<Protocol>()?.as_str()).ok()?)
     } else if request.version() == Version::HTTP_11 {
         Kind::Upgrade(asked(request.headers())?)
     } else {
@@ -73,7 +68,6 @@ fn asked(headers: &http::HeaderMap) -> Option<HeaderValue> {
 /// Says to the endpoint what the client wants.
 pub(crate) fn prepare(upgrading: &Upgrading, parts: &mut Parts) {
     let protocol = match &upgrading.kind {
-        Kind::Connect => return,
         Kind::Upgrade(protocol) => protocol.clone(),
         Kind::Extended(protocol) => {
             parts.method = Method::GET;
@@ -94,11 +88,14 @@ pub(crate) fn prepare(upgrading: &Upgrading, parts: &mut Parts) {
 }
 
 /// Whether the endpoint agreed.
-pub(crate) fn is_accepted(upgrading: &Upgrading, status: StatusCode) -> bool {
-    match upgrading.kind {
-        Kind::Connect => status.is_success(),
-        Kind::Upgrade(_) | Kind::Extended(_) => status == StatusCode::SWITCHING_PROTOCOLS,
-    }
+pub(crate) fn is_accepted(status: StatusCode) -> bool {
+    status == StatusCode::SWITCHING_PROTOCOLS
+}
+
+/// A plain CONNECT. Servers that know nothing of tunnels answer it like any other request (200), and go on to read requests from
+/// what we would carry as a tunnel's bytes: past routes and policies. So it is not passed on.
+pub(crate) fn is_connect(head: &Parts) -> bool {
+    head.method == Method::CONNECT && head.extensions.get::<Protocol>().is_none()
 }
 
 /// Joins both ends, and gives what the client is answered.
@@ -120,7 +117,6 @@ pub(crate) fn join(
             head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
             head.headers.insert(UPGRADE, protocol.unwrap_or_else(|| asked.clone()));
         }
-        Kind::Connect => drop(head.headers.remove(CONTENT_LENGTH)),
         Kind::Extended(_) => {
             head.status = StatusCode::OK;
             for name in [CONTENT_LENGTH, SEC_WEBSOCKET_ACCEPT, HeaderName::from_static("date")] {

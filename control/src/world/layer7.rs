@@ -1,5 +1,7 @@
 //! L7 objects: which of them are attached to what, and what a change of one touches.
 
+mod outside;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -13,7 +15,6 @@ use crate::object::route::{RouteKind, Target};
 use crate::object::{
     BackendTlsPolicy, ConfigMap, DestinationRule, Key, Kind, ReferenceGrant, RequestAuthentication, Route,
 };
-use crate::translate::{self, Guard};
 
 /// Routes, and indexes over everything of L7.
 #[derive(Debug, Default)]
@@ -272,67 +273,6 @@ impl World {
         for name in rules {
             self.mark(Unit::Status(Key::new(Kind::DestinationRule, name.namespace, name.name)));
         }
-    }
-
-    /// Keys of an issuer were fetched, or could not be.
-    pub fn set_keys(&mut self, source: &KeySource, keys: Fetched) {
-        if self.state.layer7.keys.insert(source.clone(), keys.clone()) == Some(keys) {
-            return;
-        }
-        let policies: Vec<Name> = self.state.layer7.by_keys.of(source).to_vec();
-        for name in policies {
-            let Some(policy) = self.state.requests.get(&name.namespace, &name.name).cloned() else { continue };
-            policy.targets.iter().for_each(|t| self.mark_target(t));
-            self.mark(Unit::Status(policy.meta.key(Kind::RequestAuthentication)));
-        }
-    }
-
-    /// Where keys have to be fetched for the policies that there are.
-    pub fn wanted_keys(&self) -> BTreeSet<KeySource> {
-        let fetched = |s: &&KeySource| matches!(s, KeySource::Discovery(_) | KeySource::Uri(_));
-        self.state.layer7.by_keys.iter().map(|(source, _)| source).filter(fetched).cloned().collect()
-    }
-
-    /// ConfigMaps whose content is needed.
-    pub fn wanted_maps(&self) -> BTreeSet<(Arc<str>, Arc<str>)> {
-        self.state.layer7.by_map.iter().map(|(name, _)| (name.namespace.clone(), name.name.clone())).collect()
-    }
-
-    /// Every node that we serve goes through the waypoints of these Services and ServiceEntries now, so that nobody else
-    /// needs to be let in any more (design.md 5, "Order when enabling").
-    pub fn acknowledge(&mut self, services: impl IntoIterator<Item = Key>) {
-        for key in services {
-            // One that waits no more has begun anew, or needs nobody.
-            if self.waiting.contains_key(&key) && self.state.layer7.acknowledged.insert(key.clone()) {
-                self.mark_bound(&key);
-            }
-        }
-    }
-
-    /// Notes whether a service waits for its nodes. One whose endpoints are shut stays so when its waypoint changes; one that
-    /// nothing governs any more begins anew.
-    pub(super) fn note_guard(&mut self, key: Key) {
-        match translate::guard(&self.state, &key) {
-            Guard::Open => {
-                self.state.layer7.acknowledged.remove(&key);
-                self.waiting.remove(&key);
-            }
-            Guard::Shut(_) => {
-                self.waiting.remove(&key);
-                self.state.layer7.acknowledged.insert(key);
-            }
-            Guard::Waiting => {
-                if let Some(binding) = self.state.binding_of(&key).ok().flatten() {
-                    self.waiting.insert(key, binding.gateway);
-                }
-            }
-        }
-    }
-
-    /// Drops keys that no policy asks for any more.
-    pub(super) fn sweep_keys(&mut self) {
-        let Layer7 { keys, by_keys, .. } = &mut self.state.layer7;
-        keys.retain(|source, _| !by_keys.of(source).is_empty());
     }
 }
 

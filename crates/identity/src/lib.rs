@@ -23,10 +23,10 @@ pub mod server;
 mod signer;
 mod spiffe;
 pub mod stream;
-pub mod web;
 #[cfg(test)]
 mod test_ca;
 mod verify;
+pub mod web;
 
 pub use certificate::{Certificate, ConfigError};
 pub use chain::ChainFault;

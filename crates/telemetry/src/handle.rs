@@ -78,9 +78,11 @@ impl Telemetry {
         metrics.add(Box::new(outcomes.clone()));
         own_metrics(&metrics, &store, &health, &config);
         let (evicted, overflowed) = (requests.evicted.clone(), requests.overflowed.clone());
-        metrics.counter_fn("culvert_telemetry_request_series_evicted", "Request series dropped because they were idle", move || {
-            evicted.get()
-        });
+        metrics.counter_fn(
+            "culvert_telemetry_request_series_evicted",
+            "Request series dropped because they were idle",
+            move || evicted.get(),
+        );
         metrics.counter_fn(
             "culvert_telemetry_request_series_overflowed",
             "Requests counted as unknown because there are too many series",

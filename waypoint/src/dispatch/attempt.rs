@@ -19,7 +19,7 @@ use crate::answer::Own;
 use crate::body::{RequestBody, grpc_status};
 use crate::bound::{HashBy, Traffic};
 use crate::connection::Connection;
-use crate::endpoints::Wish;
+use crate::endpoints::{Ticket, Wish};
 use crate::heads;
 use crate::session::cookie;
 use crate::upgrade::{self, Upgrading};
@@ -132,7 +132,7 @@ impl Attempt<'_> {
         if let Some(upgrading) = self.upgrading {
             upgrade::prepare(upgrading, &mut parts);
         }
-        match self.carried(parts, body).await {
+        match self.carried(parts, body, &ticket).await {
             Ok((response, lease)) => {
                 ticket.answered();
                 Ok(Got { response, lease, ticket, place })
@@ -145,7 +145,12 @@ impl Attempt<'_> {
     }
 
     /// On a connection that was kept, or on a new one.
-    async fn carried(&self, parts: Parts, body: RequestBody) -> Result<(Response<Incoming>, Lease), Failed> {
+    async fn carried(
+        &self,
+        parts: Parts,
+        body: RequestBody,
+        ticket: &Ticket,
+    ) -> Result<(Response<Incoming>, Lease), Failed> {
         let Pick { endpoint, host, http2, .. } = self.chosen;
         let limits = &self.connection.worker.shared.config.limits;
         let settings = Settings {
@@ -162,6 +167,7 @@ impl Attempt<'_> {
             (lease.reused && matches!(body, RequestBody::Empty) && parts.method.is_idempotent()).then(|| parts.clone());
         let mut request = self.request(parts, body)?;
         loop {
+            ticket.sent();
             let mut error = match lease.send(request).await {
                 Ok(response) => return Ok((response, lease)),
                 Err(error) => error,

@@ -13,7 +13,9 @@ use super::Endpoint;
 /// In this time an old latency loses two thirds of its weight: some garbage collections long, and shorter than a rollout.
 const DECAY: Duration = Duration::from_secs(10);
 
-/// What an endpoint that never answered is taken for: fast enough to be tried, not so fast that it gets everything.
+/// What an endpoint that never answered is taken for, and the least that any counts as: whatever is faster is good enough, and
+/// differences below it are noise of the machine. Without it a client that asks one request at a time would always get the
+/// same endpoint, the one that was a little faster.
 const UNKNOWN: Duration = Duration::from_millis(5);
 
 /// What a failed connection counts as: long enough that others are preferred for some seconds.
@@ -30,7 +32,7 @@ pub(super) struct Load {
 /// A request that is under way to an endpoint.
 pub(crate) struct Ticket {
     endpoint: Rc<Endpoint>,
-    began: Instant,
+    began: Cell<Instant>,
 }
 
 impl Load {
@@ -46,7 +48,7 @@ impl Load {
             let weight = decay(now.saturating_duration_since(at));
             average * weight + UNKNOWN.as_secs_f64() * (1.0 - weight)
         });
-        latency * f64::from(self.active.get() + 1) / f64::from(capacity.max(1))
+        latency.max(UNKNOWN.as_secs_f64()) * f64::from(self.active.get() + 1) / f64::from(capacity.max(1))
     }
 
     fn observe(&self, latency: Duration, now: Instant) {
@@ -70,13 +72,19 @@ fn decay(age: Duration) -> f64 {
 impl Ticket {
     pub(super) fn new(endpoint: Rc<Endpoint>) -> Self {
         endpoint.load.active.set(endpoint.load.active.get() + 1);
-        Self { endpoint, began: Instant::now() }
+        Self { endpoint, began: Cell::new(Instant::now()) }
+    }
+
+    /// There is a connection, and the request is sent now. What a new connection costs says nothing of how fast the endpoint
+    /// answers: whoever was dialled first would be avoided for seconds otherwise.
+    pub(crate) fn sent(&self) {
+        self.began.set(Instant::now());
     }
 
     /// The head of the answer is there.
     pub(crate) fn answered(&self) {
         let now = Instant::now();
-        self.endpoint.load.observe(now - self.began, now);
+        self.endpoint.load.observe(now - self.began.get(), now);
     }
 
     /// No connection came about, or it broke.
@@ -114,6 +122,15 @@ mod tests {
         load.observe(ms(10), start + ms(2));
         assert!(cost(ms(2)) > 0.49, "one fast answer is no proof");
         assert!(cost(Duration::from_secs(60)) < 0.010, "after a minute it is tried again");
+    }
+
+    #[test]
+    fn what_is_fast_enough_is_equally_good() {
+        let (one, other) = (Load::default(), Load::default());
+        let now = Instant::now();
+        one.observe(Duration::from_micros(100), now);
+        other.observe(Duration::from_millis(3), now);
+        assert_eq!(one.cost(now, 1).to_bits(), other.cost(now, 1).to_bits());
     }
 
     #[test]

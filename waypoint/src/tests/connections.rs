@@ -108,6 +108,13 @@ fn a_port_that_is_http_answers_rubbish_as_http_does() {
         let request = "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n";
         send.send_all(Bytes::from_static(request.as_bytes())).await.unwrap();
         assert_eq!(read(&mut recv, 12).await[..12], *b"HTTP/1.1 400");
+        // No tunnel to a server that would read what comes in it as requests; and the second one is not read as one by us.
+        let stream = lab.connect(&identity("shop", "web"), "10.96.0.1:80").await.unwrap();
+        let (mut recv, mut send) = stream.split();
+        let request = "CONNECT a:80 HTTP/1.1\r\nhost: a:80\r\n\r\nGET / HTTP/1.1\r\nhost: a\r\n\r\n";
+        send.send_all(Bytes::from_static(request.as_bytes())).await.unwrap();
+        let answer = String::from_utf8(read(&mut recv, usize::MAX).await).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 405") && answer.matches("HTTP/1.1").count() == 1, "{answer}");
     });
 }
 

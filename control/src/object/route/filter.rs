@@ -65,47 +65,38 @@ fn one(
     if !belongs(kind, at, place, faults, broken) {
         return None;
     }
-    let missing = |name: &str, faults: &mut Faults, broken: &mut Broken| {
-        wrong(&format!("{at}.{name}"), "is missing", "write what the filter is to do", faults, broken);
-    };
-    macro_rules! given {
-        ($field:ident, $name:literal) => {
-            match &filter.$field {
-                Some(given) => given,
-                None => {
-                    missing($name, faults, broken);
-                    return None;
-                }
-            }
-        };
-    }
     let ready = |kind: Kind| Some(Filter::Ready(wire::Filter { kind: Some(kind) }));
     match kind {
         FilterType::RequestHeaderModifier => {
-            let given = given!(request_header_modifier, "requestHeaderModifier");
+            let given = given(filter.request_header_modifier.as_ref(), "requestHeaderModifier", at, faults, broken)?;
             ready(Kind::RequestHeaders(headers(given, &format!("{at}.requestHeaderModifier"), faults, broken)))
         }
         FilterType::ResponseHeaderModifier => {
-            let given = given!(response_header_modifier, "responseHeaderModifier");
+            let given = given(filter.response_header_modifier.as_ref(), "responseHeaderModifier", at, faults, broken)?;
             ready(Kind::ResponseHeaders(headers(given, &format!("{at}.responseHeaderModifier"), faults, broken)))
         }
         FilterType::RequestRedirect => {
-            let given = given!(request_redirect, "requestRedirect");
+            let given = given(filter.request_redirect.as_ref(), "requestRedirect", at, faults, broken)?;
             ready(Kind::Redirect(redirect(given, &format!("{at}.requestRedirect"), place, faults, broken)))
         }
         FilterType::UrlRewrite => {
-            let given = given!(url_rewrite, "urlRewrite");
+            let given = given(filter.url_rewrite.as_ref(), "urlRewrite", at, faults, broken)?;
             let field = format!("{at}.urlRewrite.path");
             let path = given.path.as_ref().and_then(|p| path_change(p, &field, place, faults, broken));
             ready(Kind::Rewrite(wire::Rewrite { hostname: given.hostname.clone().unwrap_or_default(), path }))
         }
         FilterType::RequestMirror => {
-            let given = given!(request_mirror, "requestMirror");
+            let given = given(filter.request_mirror.as_ref(), "requestMirror", at, faults, broken)?;
             Some(mirror(given, &format!("{at}.requestMirror"), place, faults, broken))
         }
-        FilterType::Cors => ready(Kind::Cors(cors(given!(cors, "cors"), &format!("{at}.cors"), faults, broken))),
+        FilterType::Cors => ready(Kind::Cors(cors(
+            given(filter.cors.as_ref(), "cors", at, faults, broken)?,
+            &format!("{at}.cors"),
+            faults,
+            broken,
+        ))),
         FilterType::ExternalAuth => {
-            let given = given!(external_auth, "externalAuth");
+            let given = given(filter.external_auth.as_ref(), "externalAuth", at, faults, broken)?;
             auth(given, &format!("{at}.externalAuth"), place, faults, broken)
         }
         FilterType::ExtensionRef => {
@@ -119,6 +110,14 @@ fn one(
             None
         }
     }
+}
+
+/// The field that a filter's type names.
+fn given<'a, T>(field: Option<&'a T>, name: &str, at: &str, faults: &mut Faults, broken: &mut Broken) -> Option<&'a T> {
+    if field.is_none() {
+        wrong(&format!("{at}.{name}"), "is missing", "write what the filter is to do", faults, broken);
+    }
+    field
 }
 
 /// Whether a kind of filter is one of the route's kind.

@@ -43,6 +43,9 @@ const BOUNDS: [f64; 19] = [
     3_600_000.0,
 ];
 
+/// One of a series' histograms.
+type Part = fn(&Series) -> &Histogram;
+
 type Histogram = Spread<{ BOUNDS.len() }>;
 
 /// All series of requests.
@@ -175,7 +178,7 @@ impl Collector for RequestMetrics {
             let (_, count, _) = series.duration.read(&BOUNDS);
             ConstCounter::new(count).encode(metric.encode_family(&series.labels)?)?;
         }
-        let families: [(&str, &str, fn(&Series) -> &Histogram); 3] = [
+        let families: [(&str, &str, Part); 3] = [
             ("istio_request_duration_milliseconds", "Duration of requests in milliseconds", |s| &s.duration),
             ("istio_request_bytes", "Size of request bodies in bytes", |s| &s.request),
             ("istio_response_bytes", "Size of response bodies in bytes", |s| &s.response),

@@ -169,7 +169,7 @@ const VECTORS: &[(&str, &str, Wanted)] = &[
         "GET @ HTTP/1.1\r\nHost: ^\r\nConnection: close\r\n\r\nGET # HTTP/1.1\r\nHost: ^\r\n\r\n",
         Passed(1),
     ),
-    ("CONNECT", "CONNECT ^:80 HTTP/1.1\r\nHost: ^:80\r\n\r\nGET # HTTP/1.1\r\nHost: ^\r\n\r\n", Either),
+    ("CONNECT", "CONNECT ^:80 HTTP/1.1\r\nHost: ^:80\r\n\r\nGET # HTTP/1.1\r\nHost: ^\r\n\r\n", Refused),
 ];
 
 const HOST: &str = "hygiene";

@@ -66,7 +66,8 @@ pub(crate) fn routes(cluster: &Cluster, _: &Suite) -> Result<()> {
 
 /// A change is followed, and what is others' stays.
 pub(crate) fn changes(cluster: &Cluster, _: &Suite) -> Result<()> {
-    let other = json!({"controllerName": "example.com/other", "parentRef": {"name": "elsewhere"}, "conditions": [{
+    let other = json!({"controllerName": "example.com/other", "parentRef": {
+        "group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "elsewhere"}, "conditions": [{
         "type": "Accepted", "status": "True", "reason": "Accepted", "message": "", "observedGeneration": 1,
         "lastTransitionTime": "2020-01-01T00:00:00Z"}]});
     // `parents` is one list: who writes it has to keep what others wrote.

@@ -76,9 +76,9 @@ impl Answer {
     /// Header fields as the backend saw them.
     pub(crate) fn seen(&self, name: &str) -> Result<Option<String>> {
         let said = self.said()?;
-        let values = said["headers"][name].as_array().map(|values| {
-            values.iter().filter_map(Value::as_str).collect::<Vec<_>>().join("|")
-        });
+        let values = said["headers"][name]
+            .as_array()
+            .map(|values| values.iter().filter_map(Value::as_str).collect::<Vec<_>>().join("|"));
         Ok(values)
     }
 

@@ -74,7 +74,11 @@ pub(crate) fn run(lab: &Lab, checks: &mut Checks) {
     for (to, status, location) in REDIRECTS {
         checks.check(&format!("redirect: {to}"), || {
             let answer = ask(lab, to, &[])?.expect(*status)?;
-            ensure!(answer.header("location") == Some(location), "{:?} instead of {location}", answer.header("location"));
+            ensure!(
+                answer.header("location") == Some(location),
+                "{:?} instead of {location}",
+                answer.header("location")
+            );
             Ok(())
         });
     }

@@ -16,10 +16,7 @@ pub(crate) const PARTS: &[Part] = &[
             r#"AuthorizationPolicy {"action": "DENY", "rules": [{"to": [{"operation": {"paths": ["/api/admin*"]}}]}]}"#,
         ],
     ),
-    (
-        "ported",
-        &[r#"AuthorizationPolicy {"action": "DENY", "rules": [{"to": [{"operation": {"ports": ["81"]}}]}]}"#],
-    ),
+    ("ported", &[r#"AuthorizationPolicy {"action": "DENY", "rules": [{"to": [{"operation": {"ports": ["81"]}}]}]}"#]),
     (
         "tokens",
         &[

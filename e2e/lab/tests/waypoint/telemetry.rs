@@ -31,7 +31,7 @@ fn metrics(lab: &Lab) -> Result<()> {
         "istio_requests_total{reporter=\"waypoint\"",
         "source_workload=\"web\"",
         "source_principal=\"spiffe://cluster.local/ns/shop/sa/web\"",
-        "destination_workload=\"v1\"",
+        "destination_workload=\"v",
         "destination_service=\"bare.shop.svc.cluster.local\"",
         "response_code=\"200\"",
         "connection_security_policy=\"mutual_tls\"",

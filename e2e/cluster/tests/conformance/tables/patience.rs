@@ -43,8 +43,8 @@ pub(super) const RETRY: Case = Case {
         Ask { path: "/twice?codes=404:1", wants: &[Status(&[404]), By("one")], ..ASK },
     ],
     shares: &[
-        // Half of the answers are 503; twenty-one of them in a row come once in two million.
-        Share { path: "/often?codes=503:1,200:1", times: 40, wants: &[("200 one", 1.0)], tolerance: 0.0 },
+        // One answer of twelve is 503, which leaves a share of tries that every budget has; a handful in a row does not come.
+        Share { path: "/often?codes=503:1,200:11", times: 40, wants: &[("200 one", 1.0)], tolerance: 0.0 },
         // Half of the attempts by round robin would meet the server that refuses connections.
         Share { path: "/deaf", times: 40, wants: &[("200 one", 1.0)], tolerance: 0.0 },
     ],
