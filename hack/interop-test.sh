@@ -17,4 +17,4 @@ skipped() {
     [ -n "${CULVERT_STOCK_ZTUNNEL:-}" ] ||
         echo "SKIPPED: Istio's proxy beside ours: build it from github.com/istio/ztunnel and name the binary in CULVERT_STOCK_ZTUNNEL"
 }
-stage "tests" cargo test --locked -p e2e-cluster --test istiod --test stock -- --include-ignored --nocapture --test-threads=1 "$@"
+stage "tests" cargo test --locked -p e2e-cluster --test istiod --test fleet -- --include-ignored --nocapture --test-threads=1 "$@"

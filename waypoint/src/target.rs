@@ -114,7 +114,13 @@ fn by_address(worker: &Worker, namespace: &str, key: &NetworkAddress, address: S
     let local = own.addresses.first().copied().unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED));
     let asked = directory::Authority::Ip(address);
     directory.inbound(&own, local, &asked).map_err(|_| not_ours())?;
-    let governed = governing(&directory, &tables, &workload, address.port());
+    // Without a service that leads there, the policies of the waypoint as a whole hold (routing.proto, "gateway:").
+    let whole = || {
+        let config = &worker.shared.config;
+        let key: Arc<str> = format!("{}/gateway:{}", config.own_pod.namespace, config.gateway).into();
+        tables.get(&key).is_some().then_some(key)
+    };
+    let governed = governing(&directory, &tables, &workload, address.port()).or_else(whole);
     Ok(Target { named: address, kind: Kind::Workload { workload, governed } })
 }
 

@@ -40,7 +40,7 @@ const LEFT_OUT: &[(&str, &str)] = &[
         "istio-cni",
         "its image is iptables and ipset around a Go program, and none can be pulled; Culvert's agent enrols instead",
     ),
-    ("stock proxies on other nodes", "tests/stock.rs has them beside ours, under Culvert's control plane"),
+    ("stock proxies on other nodes", "tests/fleet.rs has them beside ours, under Culvert's control plane"),
     (
         "answered look-ups (DNS_CAPTURE)",
         "with Istio's variables they are expected by istio-cni's redirection; names are left to the cluster's DNS",

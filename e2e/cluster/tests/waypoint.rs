@@ -213,10 +213,13 @@ fn canary(cluster: &Cluster) -> Result<()> {
         ensure!(said == "server-two", "{said}");
         anyhow::Ok(())
     })?;
+    let before = passed(cluster)?;
     let seen = requests(cluster, "client-one", URL, 400, "-o -")?;
     let of = |name: &str| f64::from(seen.get(name).copied().unwrap_or_default());
     // 400 draws: three standard deviations of a fair choice are 18; a smooth choice is exact for each replica.
     ensure!(of("server-one") + of("server-two") >= 400.0 && (of("server-two") - 40.0).abs() <= 18.0, "{seen:?}");
+    let counted = passed(cluster)? - before;
+    ensure!(counted >= 400.0, "{counted} of 400 requests were counted by the waypoint");
     let found = get(cluster, &["httproute", "-n", "shop", "canary"])?;
     let parent = &found["status"]["parents"][0];
     ensure!(parent["controllerName"].is_string(), "{found}");

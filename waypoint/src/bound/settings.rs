@@ -110,9 +110,19 @@ impl Traffic {
             retries: room(traffic.max_retries),
             outliers: traffic.outliers.as_ref().map(outliers),
             http2: traffic.http2,
-            tls: traffic.tls.as_ref().map(|tls| Originate::new(tls).map(Arc::new)),
+            tls: tls(traffic),
         }
     }
+}
+
+/// TLS of all ports. One that is for some ports only cannot be followed yet: no request goes to the service then, since some
+/// would go without TLS.
+fn tls(traffic: &wire::Traffic) -> Option<Result<Arc<Originate>, Arc<str>>> {
+    if traffic.port_tls.is_empty() {
+        return traffic.tls.as_ref().map(|tls| Originate::new(tls).map(Arc::new));
+    }
+    Some(Err("TLS for single ports of a service is not supported by this version; leave sectionName out of the policy"
+        .into()))
 }
 
 fn outliers(wire: &wire::Outliers) -> Outliers {

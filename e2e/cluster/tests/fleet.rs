@@ -34,7 +34,8 @@ use stock::image::{Image, NAME};
 
 /// Names the binary of Istio's proxy.
 const BINARY: &str = "CULVERT_STOCK_ZTUNNEL";
-const HOW: &str = "build it from github.com/istio/ztunnel (cargo build --release) and name the binary in CULVERT_STOCK_ZTUNNEL";
+const HOW: &str =
+    "build it from github.com/istio/ztunnel (cargo build --release) and name the binary in CULVERT_STOCK_ZTUNNEL";
 
 type Check = fn(&Cluster) -> Result<()>;
 
@@ -115,7 +116,8 @@ fn proxy(cluster: &Cluster) -> Result<()> {
         "--set=trustBundleName=culvert-ca-root-cert",
         "--set=nodeSelector.kubernetes\\.io/hostname=node2",
     ];
-    tools.helm(cluster, &[&["upgrade", "--install", "ztunnel", &chart, "-n", "istio-system"][..], &settings].concat())?;
+    tools
+        .helm(cluster, &[&["upgrade", "--install", "ztunnel", &chart, "-n", "istio-system"][..], &settings].concat())?;
     cluster.kubectl(&["rollout", "status", "-n", "istio-system", "ds/ztunnel", "--timeout=120s"])?;
     Ok(())
 }
@@ -123,7 +125,8 @@ fn proxy(cluster: &Cluster) -> Result<()> {
 /// Namespaces and names of the proxies on a node.
 fn proxies(cluster: &Cluster, node: &str) -> Result<Vec<(String, String)>> {
     let field = format!("spec.nodeName={node}");
-    let pods = cluster.kubectl(&["get", "pods", "-A", "-l", "app=ztunnel", "--field-selector", &field, "-o", "json"])?;
+    let pods =
+        cluster.kubectl(&["get", "pods", "-A", "-l", "app=ztunnel", "--field-selector", &field, "-o", "json"])?;
     let pods: Value = serde_json::from_str(&pods)?;
     let text = |pod: &Value, key: &str| pod["metadata"][key].as_str().unwrap_or_default().to_owned();
     let all = pods["items"].as_array().context("no pods")?;
