@@ -1,7 +1,7 @@
 //! Generations of a node's proxy that follow each other, each at a hand-over socket of its own.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use e2e_lab::attack::folder;
@@ -13,6 +13,9 @@ use serde_json::Value;
 
 use crate::all_good;
 use crate::names::pod;
+
+/// How long a proxy of the laboratory drains: the default.
+const DRAIN: Duration = Duration::from_secs(5);
 
 /// Where generations of a node's proxy connect to the agent, as their configurations say.
 pub(crate) fn sockets(lab: &Lab, node: &str, generations: &[u32]) -> Result<BTreeSet<String>> {
@@ -49,8 +52,9 @@ pub(crate) fn agent_restarts_between(lab: &Lab, node: &str) -> Result<()> {
     let process = format!("{node}/ztunnel-{old}");
     let pid = rustix::process::Pid::from_raw(lab.pid(&process)?).context("a pid")?;
     kill_process(pid, Signal::TERM)?;
-    // Two rounds are over long before the drain is (5 s by default), which ends the held connection. In the first one the old
-    // proxy is held back until the younger one is there, and so has the newer connection.
+    let told = Instant::now();
+    // Two rounds are over long before the drain is, which ends the held connection. In the first one the old proxy is held back
+    // until the younger one is there, and so has the newer connection.
     for (round, last) in [(0, true), (1, false)] {
         if last {
             kill_process(pid, Signal::STOP)?;
@@ -70,16 +74,18 @@ pub(crate) fn agent_restarts_between(lab: &Lab, node: &str) -> Result<()> {
         ensure!(served, "round {round}: a pod that came after the restart is not served: {status:?}");
         status.context(format!("round {round}"))?;
     }
-    let running = |name: &str| lab.status().processes.iter().any(|p| p.name == name && p.running);
-    ensure!(running(&process), "the old generation left its connection");
+    let running = lab.status().processes.iter().any(|p| p.name == process && p.running);
     let (seen, held) = (load.finish()?, hold.finish()?);
+    // On a machine that is busy with other things two restarts may take longer than the drain: then it was right to end.
+    let drained = told.elapsed() >= DRAIN;
     lab.end_generation(node, old, Duration::from_secs(20))?;
+    ensure!(running || drained, "the old generation left its connection {:?} after SIGTERM", told.elapsed());
     println!(
         "          generation {young} beside {old} at {} sockets; {seen}; held: {} calls",
         sockets.len(),
         held.good
     );
-    ensure!(held.end == "closed by us", "the held connection ended: {held:?}");
+    ensure!(drained || held.end == "closed by us", "the held connection ended: {held:?}");
     all_good(&seen, "calls")
 }
 
