@@ -39,10 +39,10 @@ pub(crate) async fn exchange(
     mut request: Request<Incoming>,
     heads: Option<&Arc<Heads>>,
 ) -> Response<AnswerBody> {
+    let connect = upgrade::refuses(&mut request);
     let upgrading = upgrade::wanted(&mut request);
     let (parts, body) = request.into_parts();
     let ambiguous = heads.is_some_and(|heads| heads.is_ambiguous(&parts));
-    let connect = upgrade::is_connect(&parts);
     let worker = &connection.worker;
     let peer = connection.tunnel.peer.0;
     let record = RequestRecord::new(&worker.shared.telemetry, &parts, peer, connection.target.named);

@@ -19,7 +19,7 @@ use hyper_util::rt::TokioIo;
 use routing::Passage;
 use telemetry::request::Flag;
 use telemetry::{Counters, RequestRecord};
-use tokio::io::copy_bidirectional_with_sizes;
+use tokio::io::{AsyncWriteExt as _, copy_bidirectional_with_sizes};
 
 use crate::body::AnswerBody;
 use crate::connection::Connection;
@@ -92,10 +92,23 @@ pub(crate) fn is_accepted(status: StatusCode) -> bool {
     status == StatusCode::SWITCHING_PROTOCOLS
 }
 
-/// A plain CONNECT. Servers that know nothing of tunnels answer it like any other request (200), and go on to read requests from
-/// what we would carry as a tunnel's bytes: past routes and policies. So it is not passed on.
-pub(crate) fn is_connect(head: &Parts) -> bool {
-    head.method == Method::CONNECT && head.extensions.get::<Protocol>().is_none()
+/// Whether a request is a plain CONNECT, which is refused. Servers that know nothing of tunnels answer it like any other request
+/// (200), and go on to read requests from what we would carry as a tunnel's bytes: past routes and policies.
+pub(crate) fn refuses(request: &mut Request<Incoming>) -> bool {
+    let refused = *request.method() == Method::CONNECT && request.extensions().get::<Protocol>().is_none();
+    if refused && request.version() < Version::HTTP_2 {
+        // The library gives such a connection away after any answer, and one that nobody takes is reset: the answer might not
+        // arrive.
+        let client = hyper::upgrade::on(request);
+        tokio::task::spawn_local(async move {
+            if let Ok(client) = client.await
+                && let Err(error) = TokioIo::new(client).shutdown().await
+            {
+                tracing::debug!(%error, "cannot close a connection whose CONNECT was refused");
+            }
+        });
+    }
+    refused
 }
 
 /// Joins both ends, and gives what the client is answered.
