@@ -18,8 +18,8 @@ else
 fi
 part "build of programs" cargo build --workspace --locked
 part "build of tests" cargo test --workspace --locked --no-run
-part "unit tests" cargo test --workspace --locked --exclude e2e-lab --exclude redirect-loader --exclude lab
+part "unit tests" cargo test --workspace --locked --no-fail-fast --exclude e2e-lab --exclude redirect-loader --exclude lab
 part "kernel programs (root)" cargo test --locked -p redirect-loader -- --test-threads=1
 part "the OpenTelemetry collector" target/debug/culvert lab setup
-part "lab (root)" cargo test --locked -p lab -p e2e-lab -- --test-threads=1
+part "lab (root)" cargo test --locked --no-fail-fast -p lab -p e2e-lab -- --test-threads=1
 current=

@@ -83,7 +83,7 @@ impl Redirect {
     /// The value of `Location`, for a request that came by `scheme` to the Service port `port` ("listener port" in a
     /// mesh) and whose match names the first `prefix` bytes of its path (gateway-api.md 3.3, "Redirect").
     ///
-    /// A request without any host (HTTP/1.0) gets an address that begins with the path, which RFC 9110 10.2.2 allows.
+    /// A request without any host (HTTP/1.0), or with one that is no authority, gets an address that begins with the path, which RFC 9110 10.2.2 allows.
     /// `None` when the address cannot stand in a header.
     pub fn location(&self, request: &RequestView<'_>, scheme: Scheme, port: u16, prefix: usize) -> Option<HeaderValue> {
         let target = self.scheme.unwrap_or(scheme);
@@ -94,7 +94,8 @@ impl Redirect {
         };
         let mut location = String::new();
         let host = self.host.as_ref().map(Authority::as_str).or(request.authority.map(without_port));
-        if let Some(host) = host.filter(|h| !h.is_empty()) {
+        // What is no authority would end the address early, or lead elsewhere.
+        if let Some(host) = host.filter(|h| Authority::try_from(*h).is_ok()) {
             location = format!("{}://{host}", target.as_str());
             if port != target.port() {
                 location.push_str(&format!(":{port}"));
