@@ -85,9 +85,18 @@ const IMAGES: &[Image] = &[
             &[("node", "culvert-node"), ("node", "culvert-cni")],
         )
     },
-    Image { user: PROXY, ..Image::of("waypoint", "The waypoint of Culvert", &[("waypoint", "waypoint")]) },
+    // Backends with certificates of public authorities (BackendTLSPolicy, `System`).
+    Image {
+        user: PROXY,
+        system: &[ROOTS],
+        ..Image::of("waypoint", "The waypoint of Culvert", &[("waypoint", "waypoint")])
+    },
     Image::of("culvert-ca", "The certificate authority of Culvert", &[("ca", "culvert-ca")]),
-    Image::of("culvert-control", "The control plane of Culvert", &[("control", "culvert-control")]),
+    // Keys of token issuers are fetched from public servers.
+    Image {
+        system: &[ROOTS],
+        ..Image::of("culvert-control", "The control plane of Culvert", &[("control", "culvert-control")])
+    },
     Image { system: &[ROOTS], ..Image::of("culvert", "The command line of Culvert", &[("culvert", "culvert")]) },
     Image {
         tag: Some("test"),
