@@ -5,21 +5,15 @@ use std::fmt;
 use std::sync::Arc;
 
 use hyper_util::rt::TokioIo;
+use identity::channel::TrustedRoots;
+use identity::web;
 use proto::routing as wire;
-use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::aws_lc_rs::default_provider;
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::io::UpstreamIo;
-
-/// Where distributions keep their bundle; images of ours have the first.
-const SYSTEM_BUNDLES: [&str; 3] =
-    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
 
 /// How TLS is originated, checked.
 pub(crate) struct Originate {
@@ -42,18 +36,14 @@ impl Originate {
             let read = ServerName::try_from(text.to_owned());
             read.map_err(|_| wrong(format!("{text:?} is not a name that a certificate can have")))
         };
-        let roots = Arc::new(roots(&tls.roots).map_err(wrong)?);
-        let provider = Arc::new(default_provider());
-        let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider.clone()).build();
-        let verifier = verifier.map_err(|e| wrong(format!("the roots cannot be used: {e}")))?;
         let names = tls.subject_alt_names.iter().map(|n| name(n)).collect::<Result<Vec<_>, _>>()?;
-        let config = |protocol: &[u8]| {
-            let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
-            let builder = builder.map_err(|e| wrong(e.to_string()))?;
-            let verifier = Arc::new(Names { verifier: verifier.clone(), names: names.clone() });
-            let mut config = builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
-            config.alpn_protocols = vec![protocol.to_vec()];
-            Ok::<_, Arc<str>>(Arc::new(config))
+        let roots = match tls.roots.trim() {
+            "" => TrustedRoots::System,
+            _ => TrustedRoots::Pem(tls.roots.clone()),
+        };
+        let config = |protocol| {
+            web::client_config(&roots, names.clone(), protocol)
+                .map_err(|e| wrong(format!("the roots of the policy: {e}")))
         };
         Ok(Self { name: name(&tls.server_name)?, http1: config(b"http/1.1")?, http2: config(b"h2")? })
     }
@@ -71,78 +61,6 @@ impl Originate {
 impl fmt::Debug for Originate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "TLS to {:?}", self.name)
-    }
-}
-
-/// The roots of a PEM text, or the machine's.
-fn roots(pem: &str) -> Result<RootCertStore, String> {
-    let text = if pem.trim().is_empty() {
-        let found = SYSTEM_BUNDLES.iter().find_map(|path| std::fs::read(path).ok());
-        found.ok_or_else(|| "the image has no bundle of public roots; name roots in the policy".to_owned())?
-    } else {
-        pem.as_bytes().to_vec()
-    };
-    let mut store = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(&text) {
-        let certificate = certificate.map_err(|e| format!("the roots cannot be read: {e:?}"))?;
-        // A bundle may hold roots of kinds that are not supported; the others are good.
-        store.add(certificate).map_err(|e| tracing::debug!(error = %e, "a root is left out")).ok();
-    }
-    if store.is_empty() { Err("the roots hold no certificate".to_owned()) } else { Ok(store) }
-}
-
-/// Checks a certificate, by the name that was asked for or, where there are some, by one of other names.
-#[derive(Debug)]
-struct Names {
-    verifier: Arc<WebPkiServerVerifier>,
-    names: Vec<ServerName<'static>>,
-}
-
-impl ServerCertVerifier for Names {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let verify = |name: &ServerName<'_>| {
-            self.verifier.verify_server_cert(end_entity, intermediates, name, ocsp_response, now)
-        };
-        if self.names.is_empty() {
-            return verify(server_name);
-        }
-        let mut last = verify(&self.names[0]);
-        for name in &self.names[1..] {
-            if last.is_ok() {
-                break;
-            }
-            last = verify(name);
-        }
-        last
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.verifier.verify_tls12_signature(message, cert, dss)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.verifier.verify_tls13_signature(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.verifier.supported_verify_schemes()
     }
 }
 

@@ -1,11 +1,13 @@
-//! TLS to servers that are not the mesh's: ordinary names, the machine's roots, TLS 1.2 and 1.3, HTTP/1.1.
+//! TLS to servers that are not the mesh's: ordinary names, the machine's or given roots, TLS 1.2 and 1.3.
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use rustls::ClientConfig;
-use rustls_pki_types::ServerName;
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -23,13 +25,7 @@ impl WebConnector {
     /// # Errors
     /// When there are none that can be read.
     pub fn new(roots: &TrustedRoots) -> Result<Self, String> {
-        let mut config = ClientConfig::builder_with_provider(provider())
-            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-            .map_err(|e| e.to_string())?
-            .with_root_certificates(root_store(roots)?)
-            .with_no_client_auth();
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Self(TlsConnector::from(Arc::new(config))))
+        Ok(Self(TlsConnector::from(client_config(roots, Vec::new(), b"http/1.1")?)))
     }
 
     /// Connects to an address, whose server has to prove a name. Who calls bounds the time.
@@ -40,5 +36,82 @@ impl WebConnector {
         let name = ServerName::try_from(name.to_owned())
             .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "no certificate can have this name"))?;
         self.0.connect(name, TcpStream::connect(address).await?).await
+    }
+}
+
+/// How such a server is talked to, in the protocol with this ALPN id. Its certificate is checked by the name that is asked for
+/// or, where there are some, by one of `names`.
+///
+/// # Errors
+/// When there are no roots that can be read.
+pub fn client_config(
+    roots: &TrustedRoots,
+    names: Vec<ServerName<'static>>,
+    protocol: &[u8],
+) -> Result<Arc<ClientConfig>, String> {
+    let store = Arc::new(root_store(roots)?);
+    let verifier = WebPkiServerVerifier::builder_with_provider(store, provider()).build().map_err(|e| e.to_string())?;
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+        .map_err(|e| e.to_string())?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Names { verifier, names }))
+        .with_no_client_auth();
+    config.alpn_protocols = vec![protocol.to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// Checks a certificate, by the name that was asked for or, where there are some, by one of other names.
+#[derive(Debug)]
+struct Names {
+    verifier: Arc<WebPkiServerVerifier>,
+    names: Vec<ServerName<'static>>,
+}
+
+impl ServerCertVerifier for Names {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let verify = |name: &ServerName<'_>| {
+            self.verifier.verify_server_cert(end_entity, intermediates, name, ocsp_response, now)
+        };
+        if self.names.is_empty() {
+            return verify(server_name);
+        }
+        let mut last = verify(&self.names[0]);
+        for name in &self.names[1..] {
+            if last.is_ok() {
+                break;
+            }
+            last = verify(name);
+        }
+        last
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.verifier.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.verifier.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.verifier.supported_verify_schemes()
     }
 }
