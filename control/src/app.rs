@@ -240,7 +240,8 @@ impl Control {
         let outside =
             self.plane.outside(&self.config, &self.outside, self.server.clone(), self.answers.clone(), &self.metrics);
         let words = self.words.take();
-        let statuses = self.plane.statuses(&self.config, words, self.asks.clone(), &self.metrics, &signal);
+        let (asks, waiting) = (self.asks.clone(), self.outside.waiting.subscribe());
+        let statuses = self.plane.statuses(&self.config, words, asks, waiting, &self.metrics, &signal);
         let broken = async {
             tokio::select! {
                 never = renewal => match never {},

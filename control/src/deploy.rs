@@ -20,6 +20,7 @@ mod seen;
 mod turns;
 mod watches;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,11 +30,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
-use crate::apply::Ask;
+use crate::apply::{Ask, Waiting};
 use crate::config::Mesh;
 use crate::config::waypoint::Waypoint;
 use hands::{After, Hands, Trouble};
-use seen::{Seen, Task};
+use seen::{Name, Seen, Task};
 use turns::Turns;
 
 /// Tasks under way at a time, each a handful of calls. More would only fill the API server's queue for us.
@@ -56,6 +57,8 @@ pub struct Deployer {
     pub values: Waypoint,
     /// Names of the mesh.
     pub mesh: Mesh,
+    /// Services past whose waypoint nodes may still go.
+    pub waiting: watch::Receiver<Waiting>,
     /// The owner of the world, who knows where a waypoint is wanted.
     pub asks: mpsc::Sender<Ask>,
     /// Counts tasks by result.
@@ -96,6 +99,7 @@ impl Deployer {
         let mut seen = Seen::new(self.values.own_istio_names);
         let mut turns = Turns::default();
         let mut under_way: JoinSet<Done> = JoinSet::new();
+        let mut waiting = by_gateway(&self.waiting.borrow_and_update());
         loop {
             let next = turns.next().filter(|_| seen.complete() && under_way.len() < AT_ONCE);
             tokio::select! {
@@ -111,6 +115,14 @@ impl Deployer {
                     let now = Instant::now();
                     seen.apply(event).into_iter().for_each(|task| turns.soon(task, now));
                 }
+                Ok(()) = self.waiting.changed() => {
+                    let now = by_gateway(&self.waiting.borrow_and_update());
+                    let before = std::mem::replace(&mut waiting, now);
+                    // Those that wait no more as well.
+                    for (name, _) in before.into_iter().chain(waiting.clone()) {
+                        turns.soon(Task::Gateway(name), Instant::now());
+                    }
+                }
                 _ = wanted.tick(), if seen.complete() => turns.soon(Task::Automatic, Instant::now()),
                 Some(ended) = under_way.join_next() => match ended {
                     Ok((task, result)) => self.ended(&mut turns, task, result),
@@ -123,7 +135,7 @@ impl Deployer {
                 }
                 () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {
                     if let Some(task) = turns.take(Instant::now()) {
-                        begin(&mut under_way, &hands, &seen, task);
+                        begin(&mut under_way, &hands, &seen, &waiting, task);
                     }
                 }
             }
@@ -146,8 +158,18 @@ impl Deployer {
     }
 }
 
+/// The services that wait, `namespace/name`, by their Gateway.
+fn by_gateway(waiting: &Waiting) -> BTreeMap<Name, Vec<String>> {
+    let mut all = BTreeMap::<Name, Vec<String>>::new();
+    for (service, (namespace, name)) in &waiting.services {
+        let services = all.entry((namespace.to_string(), name.to_string())).or_default();
+        services.push(format!("{}/{}", service.namespace, service.name));
+    }
+    all
+}
+
 /// Begins a task with what is known now.
-fn begin(under_way: &mut JoinSet<Done>, hands: &Hands, seen: &Seen, task: Task) {
+fn begin(under_way: &mut JoinSet<Done>, hands: &Hands, seen: &Seen, waiting: &BTreeMap<Name, Vec<String>>, task: Task) {
     let hands = hands.clone();
     match &task {
         Task::Automatic => {
@@ -158,7 +180,10 @@ fn begin(under_way: &mut JoinSet<Done>, hands: &Hands, seen: &Seen, task: Task) 
             under_way.spawn(async move { (task, hands.classes(&classes, istio_names).await) });
         }
         Task::Gateway(name) => {
-            let scene = seen.scene(name);
+            let mut scene = seen.scene(name);
+            if let (Some(scene), Some(services)) = (&mut scene, waiting.get(name)) {
+                scene.waiting.clone_from(services);
+            }
             under_way.spawn(async move {
                 let result = match scene {
                     Some(scene) => hands.gateway(&scene).await,

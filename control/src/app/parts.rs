@@ -14,10 +14,10 @@ use kubernetes::client::{Source, connect};
 use kubernetes::review::{Cached, Limits, Reviewer, TokenReviewer};
 use telemetry::Metrics;
 use telemetry::metrics::CounterFamily;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch as watched};
 use xds::server::Server;
 
-use crate::apply::{Ask, Outside, Words};
+use crate::apply::{Ask, Outside, Waiting, Words};
 use crate::arrival::Feed;
 use crate::config::Config;
 use crate::deploy::Deployer;
@@ -151,6 +151,7 @@ impl Plane {
         config: &Config,
         words: Option<mpsc::UnboundedReceiver<Words>>,
         asks: mpsc::Sender<Ask>,
+        waiting: watched::Receiver<Waiting>,
         metrics: &Metrics,
         signal: &Signal,
     ) -> impl Future<Output = Infallible> + use<> {
@@ -169,8 +170,10 @@ impl Plane {
             let election = Election::new(client.clone(), &leader.namespace, &leader.lease, &me);
             let (leads, leader, mut shown) = (election.leader(), election.leader(), election.leader());
             let (own, done) = (client.clone(), deployed);
-            let deployer =
-                waypoint.map(|values| Deployer { client: own, leader, values, mesh, asks: asks.clone(), done });
+            let deployer = waypoint.map(|values| {
+                let (asks, waiting) = (asks.clone(), waiting.clone());
+                Deployer { client: own, leader, values, mesh, waiting, asks, done }
+            });
             let writer = Writer { client, me, leader: leads, words, asks, rate, written };
             let guard = signal.guard();
             let elect = async {

@@ -142,12 +142,15 @@ impl Hands {
             false => Err(faults),
         };
         let served = listeners.iter().any(|l| l.accepted) && gateway.spec.addresses.iter().all(|a| a.value.is_empty());
-        let (standing, ended) = match planned {
+        let (mut standing, ended) = match planned {
             Err(faults) => (Standing::Mistaken(faults), Ok(after)),
             // What was made before is left: taking it away would open the way round it.
             Ok(_) if !served => (Standing::Made(Made::default()), Ok(after)),
             Ok(plan) => self.make(scene, &plan, after).await?,
         };
+        if let Standing::Made(made) = &mut standing {
+            made.waiting.clone_from(&scene.waiting);
+        }
         let wanted = judge::judge(&gateway, &listeners, &standing, &scene.gateway, Timestamp::now());
         self.say(Kind::Gateway, &scene.gateway, &wanted, &judge::OWNED).await?;
         ended

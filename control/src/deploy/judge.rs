@@ -32,6 +32,8 @@ pub(crate) struct Made {
     pub(crate) wanted: i64,
     /// What the Deployment's controller complains of.
     pub(crate) complaint: Option<String>,
+    /// Services that a security policy governs and past which nodes may still go (design.md 5), `namespace/name`.
+    pub(crate) waiting: Vec<String>,
 }
 
 impl Made {
@@ -56,6 +58,7 @@ impl Made {
             ready: number("/status/readyReplicas"),
             wanted: number("/spec/replicas"),
             complaint: complaint.map(|c| text(c, "/message")).filter(|m| !m.is_empty()),
+            waiting: Vec::new(),
         }
     }
 }
@@ -149,6 +152,14 @@ fn programmed(standing: &Standing, before: bool) -> Condition {
     let pods = format!("{} of {} pods are ready", made.ready, made.wanted);
     let complaint = made.complaint.as_ref().map(|c| format!(": {c}")).unwrap_or_default();
     match (made.ready > 0, before) {
+        (true, _) if !made.waiting.is_empty() => {
+            let services = made.waiting.join(", ");
+            let text = format!(
+                "{pods}{complaint}; not every node sends the traffic of {services} here yet: their security policies are in \
+                 force when all have acknowledged, culvert config diff shows which have not"
+            );
+            of(Truth::False, "Pending", &text)
+        }
         (true, _) => of(Truth::True, "Programmed", &format!("{pods}{complaint}")),
         (false, false) => {
             let text = format!(

@@ -17,8 +17,15 @@ fn made(ready: i64) -> Standing {
         addresses: vec!["10.96.0.9".into(), "fd00::9".into()],
         ready,
         wanted: 2,
-        complaint: None,
+        ..Made::default()
     })
+}
+
+fn waiting() -> Standing {
+    match made(2) {
+        Standing::Made(made) => Standing::Made(Made { waiting: vec!["shop/cart".into()], ..made }),
+        other => other,
+    }
 }
 
 fn said(more: Value, standing: &Standing) -> (Wanted, Vec<String>) {
@@ -31,6 +38,14 @@ fn said(more: Value, standing: &Standing) -> (Wanted, Vec<String>) {
 
 fn field(wanted: &Wanted, name: &str) -> Value {
     wanted.fields.iter().find(|(n, _)| *n == name).and_then(|(_, v)| v.clone()).unwrap_or(Value::Null)
+}
+
+#[test]
+fn a_gateway_is_not_programmed_while_nodes_may_go_past_it() {
+    let (wanted, words) = said(json!({}), &waiting());
+    // It has its addresses all the same: without them nobody would be sent to it.
+    assert_eq!(words[1..3], ["AddressesAssigned=True AddressesAssigned", "Programmed=False Pending"]);
+    assert!(wanted.conditions[2].message.contains("shop/cart"), "{:?}", wanted.conditions[2]);
 }
 
 #[test]
@@ -134,6 +149,7 @@ fn objects_say_how_far_they_are() {
         ready: 2,
         wanted: 3,
         complaint: Some("exceeded quota".into()),
+        ..Made::default()
     };
     assert_eq!(found, wanted);
     assert_eq!(Made::of(&json!({}), &json!({}), "d").addresses, [""; 0]);

@@ -105,6 +105,8 @@ pub(crate) struct Scene {
     pub(crate) ours: bool,
     /// What was made for it, by kind and name.
     pub(crate) made: BTreeMap<(Kind, String), Arc<Value>>,
+    /// Services of it that wait for nodes, `namespace/name`.
+    pub(crate) waiting: Vec<String>,
 }
 
 /// What was seen.
@@ -227,7 +229,7 @@ impl Seen {
             let own = here.filter(|(_, object)| owner(object).is_some_and(|o| o["uid"] == *uid));
             made.extend(own.map(|((_, object_name), object)| ((kind, object_name.clone()), object.clone())));
         }
-        Some(Scene { gateway, class, ours, made })
+        Some(Scene { gateway, class, ours, made, waiting: Vec::new() })
     }
 
     fn of_kind(&self, kind: Kind) -> impl Iterator<Item = (&Name, &Arc<Value>)> {

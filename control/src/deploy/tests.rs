@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::*;
+use crate::object::Key;
 use crate::testing::failure;
 
 /// Longer than any scheduling delay of a busy machine.
@@ -170,12 +171,16 @@ fn gateway(name: &str, class: &str) -> Value {
 
 /// A deployer that leads, ended with the returned handle.
 fn deploy(server: &Server) -> (watch::Sender<bool>, JoinSet<()>) {
-    let (leads, running, _) = deploy_where(server, &[]);
+    let (leads, running, _) = deploy_where(server, &[], watch::channel(Waiting::default()).1);
     (leads, running)
 }
 
-/// The same, where Gateways of these namespaces are wanted.
-fn deploy_where(server: &Server, wanted: &[&str]) -> (watch::Sender<bool>, JoinSet<()>, JoinSet<()>) {
+/// The same, where Gateways of these namespaces are wanted, and these services wait.
+fn deploy_where(
+    server: &Server,
+    wanted: &[&str],
+    waiting: watch::Receiver<Waiting>,
+) -> (watch::Sender<bool>, JoinSet<()>, JoinSet<()>) {
     let (asks, mut asked) = mpsc::channel(1);
     let wanted: Vec<(Arc<str>, Arc<str>)> = wanted.iter().map(|ns| (Arc::from(*ns), Arc::from("waypoint"))).collect();
     let mut world = JoinSet::new();
@@ -192,6 +197,7 @@ fn deploy_where(server: &Server, wanted: &[&str]) -> (watch::Sender<bool>, JoinS
         leader,
         values: config.waypoint.unwrap(),
         mesh: config.mesh,
+        waiting,
         asks,
         done: Metrics::new().counters("t", "t", &["result"]),
     };
@@ -309,8 +315,28 @@ async fn what_is_not_wanted_any_more_goes() {
 #[tokio::test]
 async fn a_gateway_that_is_wanted_is_made_and_deployed() {
     let server = Server::default();
-    let (_leads, _running, _world) = deploy_where(&server, &["shop"]);
+    let (_leads, _running, _world) = deploy_where(&server, &["shop"], watch::channel(Waiting::default()).1);
     let made = server.until(GATEWAY, |g| is(g, "Accepted", "True", "Accepted")).await;
     assert_eq!(made["spec"]["gatewayClassName"], "culvert-waypoint");
     server.until(DEPLOYMENT, Value::is_object).await;
+}
+
+#[tokio::test]
+async fn a_gateway_is_programmed_when_no_node_goes_past_it_any_more() {
+    let server = Server::default();
+    server.put(GATEWAY, gateway("waypoint", "culvert-waypoint"));
+    let (waits, waiting) = watch::channel(Waiting::default());
+    let (_leads, _running, _world) = deploy_where(&server, &[], waiting);
+    server.until(SERVICE, Value::is_object).await;
+    server.change(SERVICE, &json!({"spec": {"clusterIPs": ["10.96.0.9"]}}));
+    server.until(DEPLOYMENT, Value::is_object).await;
+    server.change(DEPLOYMENT, &json!({"status": {"readyReplicas": 2}}));
+    server.until(GATEWAY, |g| is(g, "Programmed", "True", "Programmed")).await;
+    let service = Key::new(crate::object::Kind::Service, "shop", "cart");
+    let gateway = (Arc::from("shop"), Arc::from("waypoint"));
+    waits.send(Waiting { revision: 7, services: BTreeMap::from([(service, gateway)]) }).unwrap();
+    let told = server.until(GATEWAY, |g| is(g, "Programmed", "False", "Pending")).await;
+    assert!(told.to_string().contains("shop/cart"), "{told}");
+    waits.send(Waiting::default()).unwrap();
+    server.until(GATEWAY, |g| is(g, "Programmed", "True", "Programmed")).await;
 }
