@@ -2,7 +2,7 @@
 //! pooled (hbone.md 9), uses one directly.
 
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -41,15 +41,19 @@ pub enum StreamError {
     /// The peer answered with a status other than 200.
     #[error("the peer answered with status {0}")]
     Status(u16),
+    /// The peer said good-bye (GOAWAY), took the request all the same, and did not answer it.
+    #[error("the peer ended the tunnel and did not answer")]
+    Abandoned,
     /// No answer in time.
     #[error("the peer did not answer in time")]
     TimedOut,
 }
 
 impl StreamError {
-    /// Whether it is certain that the peer did nothing for the request.
+    /// Whether the request may be tried on another connection: the peer did nothing for it, or nothing that an application
+    /// could have noticed but a connection that ends at once, because without an answer no byte was sent.
     pub fn is_unprocessed(self) -> bool {
-        matches!(self, Self::Gone | Self::Refused)
+        matches!(self, Self::Gone | Self::Refused | Self::Abandoned)
     }
 }
 
@@ -136,6 +140,19 @@ impl Client {
         self.owner.shared.link.stop(Stop::Now);
     }
 
+    /// The response, or an error when the peer ends the connection and leaves the request lying.
+    async fn unless_abandoned<R: Future>(&self, response: R) -> Result<R::Output, StreamError> {
+        let mut response = pin!(response);
+        let mut good_bye = false;
+        loop {
+            match timeout(GOOD_BYE / 2, &mut response).await {
+                Ok(response) => return Ok(response),
+                Err(_) if good_bye => return Err(StreamError::Abandoned),
+                Err(_) => good_bye = self.owner.shared.said_good_bye(),
+            }
+        }
+    }
+
     /// Streams that fit beside those there are, by our limit and the peer's.
     pub(crate) fn room(&self) -> usize {
         let peer = self.owner.shared.requests().as_ref().map_or(0, SendRequest::current_max_send_streams);
@@ -162,8 +179,8 @@ impl Client {
         let mut requests = self.owner.shared.requests().clone().ok_or(StreamError::Gone)?;
         let (response, send) = requests.send_request(request, false).map_err(|_| StreamError::Gone)?;
         drop(requests);
-        let response = match timeout(self.owner.response_timeout, response).await {
-            Ok(response) => response.map_err(|e| failure(&e))?,
+        let response = match timeout(self.owner.response_timeout, self.unless_abandoned(response)).await {
+            Ok(response) => response?.map_err(|e| failure(&e))?,
             Err(_) => return Err(StreamError::TimedOut),
         };
         if response.status() != http::StatusCode::OK {
@@ -173,6 +190,10 @@ impl Client {
         Ok((TunnelStream::new(response.into_body(), send, seat), headers))
     }
 }
+
+/// How long a peer that has said good-bye may still take to answer: half of it at least, for it is looked at so often. A proxy
+/// that is there answers in milliseconds; Istio's, when it drains, leaves requests that crossed its GOAWAY unanswered until it ends.
+const GOOD_BYE: Duration = Duration::from_secs(2);
 
 /// What an error in place of a response means.
 ///
@@ -210,12 +231,17 @@ impl Shared {
 
     /// False after a GOAWAY or an error, of which the library tells here first.
     fn is_usable(&self) -> bool {
-        let mut cx = Context::from_waker(Waker::noop());
-        match &mut *self.requests() {
-            Some(requests) => !matches!(requests.poll_ready(&mut cx), Poll::Ready(Err(_))),
-            None => false,
-        }
+        self.requests().as_mut().is_some_and(|requests| !is_over(requests))
     }
+
+    /// Whether the peer takes no more streams. What we retired ourselves does not count.
+    fn said_good_bye(&self) -> bool {
+        self.requests().as_mut().is_some_and(is_over)
+    }
+}
+
+fn is_over(requests: &mut SendRequest<Bytes>) -> bool {
+    matches!(requests.poll_ready(&mut Context::from_waker(Waker::noop())), Poll::Ready(Err(_)))
 }
 
 impl<IO> Future for ClientDriver<IO>

@@ -55,9 +55,9 @@ impl<D: Dial> Pool<D> {
 
     /// Opens a stream, on a connection that is there or on a new one.
     ///
-    /// A request that the peer certainly did not process (GOAWAY, REFUSED_STREAM) is tried once more on another
-    /// connection; when the destination is said to be gone meanwhile, only for as long as one that is there needs. A dropped
-    /// future cancels the stream, but not a dial that others may wait for.
+    /// A request that the peer certainly did not process (GOAWAY, REFUSED_STREAM), or left lying when it said good-bye, is tried
+    /// once more on another connection; when the destination is said to be gone meanwhile, only for as long as one that is there
+    /// needs. A dropped future cancels the stream, but not a dial that others may wait for.
     ///
     /// # Errors
     /// See [`OpenError`].

@@ -17,6 +17,7 @@ mod stock {
     pub(crate) mod image;
 }
 
+use std::io::BufReader;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Instant;
@@ -28,7 +29,7 @@ use istiod::tools::Tools;
 use mesh::calls::{Calls, Kind};
 use mesh::culvert::{VALUES, culvert};
 use mesh::scenes::{self, NEW};
-use mesh::shop;
+use mesh::{shop, wire};
 use serde_json::Value;
 use stock::image::{Image, NAME};
 
@@ -157,7 +158,9 @@ fn reuse(cluster: &Cluster) -> Result<()> {
     for (client, server) in [("client-one", "server-two"), ("client-two", "server-one")] {
         let mut command = cluster.command("tcpdump");
         command.args(["-l", "-n", "-i", "br0", "tcp dst port 15008 and tcp[tcpflags] == tcp-syn"]);
-        let mut capture = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+        let mut capture = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        let mut complaint = BufReader::new(capture.stderr.take().context("no stderr")?);
+        wire::until_listening(&mut complaint)?;
         let load = Calls::start(cluster, client, Kind::Calls, &shop::address(cluster, server)?)?;
         load.wait_for_good()?;
         let seen = load.finish()?;

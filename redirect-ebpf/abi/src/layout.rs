@@ -143,13 +143,8 @@ pub struct SlotsKey {
 pub struct ProxyTag {
     /// Generation of the proxy at the socket's birth.
     pub generation: u32,
-    /// [`ProxyTag::TRANSPARENT`].
-    pub flags: u32,
-}
-
-impl ProxyTag {
-    /// The socket asked for IP_TRANSPARENT or IPV6_TRANSPARENT.
-    pub const TRANSPARENT: u32 = 1;
+    /// Zero; bit 0 was used by earlier versions.
+    pub pad: u32,
 }
 
 /// Where an application wanted to go with a connect that was captured, before anybody could change it.

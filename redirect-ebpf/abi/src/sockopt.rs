@@ -10,10 +10,6 @@ pub const SO_BINDTODEVICE: i32 = 25;
 pub const SO_MARK: i32 = 36;
 /// `SO_BINDTOIFINDEX`.
 pub const SO_BINDTOIFINDEX: i32 = 62;
-/// `SOL_IP` and its `IP_TRANSPARENT`.
-pub const IP_TRANSPARENT: (i32, i32) = (0, 19);
-/// `SOL_IPV6` and its `IPV6_TRANSPARENT`.
-pub const IPV6_TRANSPARENT: (i32, i32) = (41, 75);
 
 /// What is known when an option is set.
 #[derive(Clone, Copy, Debug)]
@@ -40,8 +36,6 @@ pub enum SetOption {
     /// Allowed as seen here. The kernel must use the four bytes that were judged and not read the caller's memory again, where
     /// another thread may have put other ones.
     AllowSeen,
-    /// Allowed; the proxy's socket is transparent from now on.
-    NoteTransparent,
     /// EPERM.
     Refuse,
 }
@@ -49,14 +43,7 @@ pub enum SetOption {
 /// Decides a setsockopt(2).
 #[inline(always)]
 pub const fn setsockopt(facts: &OptionFacts) -> SetOption {
-    if facts.proxy {
-        let (level, name) = facts.option;
-        let transparent = (level == IP_TRANSPARENT.0 && name == IP_TRANSPARENT.1)
-            || (level == IPV6_TRANSPARENT.0 && name == IPV6_TRANSPARENT.1);
-        let on = matches!(facts.value, Some(value) if value != 0);
-        return if transparent && on { SetOption::NoteTransparent } else { SetOption::Ignore };
-    }
-    if !facts.pod || facts.option.0 != SOL_SOCKET {
+    if facts.proxy || !facts.pod || facts.option.0 != SOL_SOCKET {
         return SetOption::Ignore;
     }
     match facts.option.1 {
@@ -102,7 +89,6 @@ mod tests {
             (facts((1, SO_BINDTOIFINDEX), 2, 0x2000), SetOption::Refuse),
             (facts((1, SO_BINDTODEVICE), 0, 0), SetOption::Ignore),
             (facts((6, 1), 1, 0x1000), SetOption::Ignore),
-            (facts(IP_TRANSPARENT, 1, 0), SetOption::Ignore),
             (OptionFacts { pod: false, ..facts((1, SO_MARK), 0x1000, 0) }, SetOption::Ignore),
         ] {
             assert_eq!(setsockopt(&f), expected, "{f:?}");
@@ -113,8 +99,6 @@ mod tests {
     fn proxies() {
         let proxy = |option, value| OptionFacts { proxy: true, ..facts(option, value, 0) };
         assert_eq!(setsockopt(&proxy((1, SO_MARK), 0x2000)), SetOption::Ignore);
-        assert_eq!(setsockopt(&proxy(IP_TRANSPARENT, 1)), SetOption::NoteTransparent);
-        assert_eq!(setsockopt(&proxy(IPV6_TRANSPARENT, 1)), SetOption::NoteTransparent);
-        assert_eq!(setsockopt(&proxy(IP_TRANSPARENT, 0)), SetOption::Ignore);
+        assert_eq!(setsockopt(&proxy((1, SO_BINDTODEVICE), 0)), SetOption::Ignore);
     }
 }

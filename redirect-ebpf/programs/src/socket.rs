@@ -33,7 +33,7 @@ pub fn culvert_sock(ctx: SockContext) -> i32 {
     let cgroup = unsafe { bpf_get_current_cgroup_id() };
     // SAFETY: the element stays readable while this program runs.
     if let Some(generation) = unsafe { PROXIES.get(&cgroup) } {
-        let value = ProxyTag { generation: *generation, flags: 0 };
+        let value = ProxyTag { generation: *generation, pad: 0 };
         // An untagged socket of the proxy would be captured like an app's and run in a circle: better not born.
         return if set_tag(socket, value) { ALLOW } else { REFUSE };
     }
@@ -93,11 +93,9 @@ fn listens(ctx: *mut bpf_sock_ops) {
     if socket.is_null() {
         return;
     }
-    // Whoever is not the proxy never gets into the map, whatever it listens on; nor does a listener that could not answer for
-    // foreign addresses.
-    if let Some(tag) = tag(socket)
-        && tag.flags & ProxyTag::TRANSPARENT != 0
-    {
+    // Whoever is not the proxy never gets into the map, whatever it listens on. That it can answer for foreign addresses
+    // (IP_TRANSPARENT) cannot be asked for here: Istio's proxy sets it right after it listens.
+    if let Some(tag) = tag(socket) {
         file(ctx, port, tag.generation);
     }
 }

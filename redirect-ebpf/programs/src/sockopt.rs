@@ -5,7 +5,7 @@ use aya_ebpf::helpers::generated::bpf_get_current_cgroup_id;
 use aya_ebpf::macros::cgroup_sockopt;
 use aya_ebpf::programs::SockoptContext;
 use redirect_abi::sockopt::{OptionFacts, SetOption, setsockopt};
-use redirect_abi::{ProxyTag, Reason};
+use redirect_abi::Reason;
 
 use crate::context::{count, netns_cookie, pod, read, tag};
 use crate::maps::PROXIES;
@@ -41,12 +41,6 @@ pub fn culvert_setopt(ctx: SockoptContext) -> i32 {
             // With a length of its own the kernel takes the bytes seen here, also where the caller named more than a page.
             set_length(ctx, size_of::<u32>() as i32);
             ALLOW
-        }
-        SetOption::NoteTransparent => {
-            if let Some(tag) = tag {
-                tag.flags |= ProxyTag::TRANSPARENT;
-            }
-            ignore(ctx)
         }
         SetOption::Refuse => {
             count(cookie, Reason::OptionRefused);

@@ -96,6 +96,37 @@ fn a_goaway_parts_the_streams_at_its_last_id() {
 }
 
 #[test]
+fn what_a_peer_leaves_lying_when_it_says_good_bye_is_tried_elsewhere() {
+    run(async {
+        let (pool, wire, mut ends) = scripted(ClientLimits::default());
+        let ask = || {
+            let pool = pool.clone();
+            spawn_local(async move { open(&pool, "a").await })
+        };
+        let task = ask();
+        let mut peer = RawPeer::server(ends.recv().await.unwrap()).await;
+        assert_eq!(peer.expect(HEADERS).await.id, 1);
+        // It took this one: RFC 9113 6.8 promises nothing, and the peer never answers.
+        peer.send(GOAWAY, 0, 0, [0, 0, 0, 1, 0, 0, 0, 0]).await;
+        let begun = std::time::Instant::now();
+        let mut server = serve(ends.recv().await.unwrap(), ServerLimits::default());
+        let _far = accept(&mut server).await;
+        task.await.unwrap();
+        assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+        assert_eq!(u32::from(Reason::CANCEL), peer.expect(RST_STREAM).await.code());
+        assert_eq!((wire.dials.get(), pool.stats().retried), (2, 1));
+        // One that stays is waited for: it may be connecting to its application.
+        let task = ask();
+        let far = tokio::time::timeout(Duration::from_millis(2500), server.accept()).await;
+        let request = far.expect("a request").unwrap().unwrap();
+        tokio::time::sleep(Duration::from_millis(2500)).await;
+        let _far = request.accept(&crate::ResponseHeaders::default()).unwrap();
+        task.await.unwrap();
+        assert_eq!(wire.dials.get(), 2);
+    });
+}
+
+#[test]
 fn a_second_refusal_is_final_and_a_reset_is_never_tried_again() {
     for (code, dials) in [(Reason::REFUSED_STREAM, 2), (Reason::CONNECT_ERROR, 1), (Reason::CANCEL, 1)] {
         run(async {

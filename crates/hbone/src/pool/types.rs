@@ -168,7 +168,7 @@ impl<E> From<StreamError> for OpenError<E> {
     fn from(e: StreamError) -> Self {
         match e {
             StreamError::Authority => Self::Authority,
-            StreamError::Gone | StreamError::Lost => Self::Lost,
+            StreamError::Gone | StreamError::Lost | StreamError::Abandoned => Self::Lost,
             StreamError::Refused | StreamError::Reset => Self::Reset,
             StreamError::Status(status) => Self::Refused(status),
             StreamError::TimedOut => Self::TimedOut(Phase::Response),

@@ -30,11 +30,7 @@ impl Capture {
         command.args(["-i", "br0", "-U", "-w", "-", "net", "10.244.0.0/16", "and", "tcp"]);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().context("tcpdump")?;
         let mut said = BufReader::new(child.stderr.take().context("no stderr")?);
-        let mut line = String::new();
-        while !line.contains("listening on") {
-            line.clear();
-            anyhow::ensure!(said.read_line(&mut line)? > 0, "tcpdump ended: {line}");
-        }
+        until_listening(&mut said)?;
         let mut stdout = child.stdout.take().context("no stdout")?;
         let reader = std::thread::spawn(move || {
             let mut bytes = Vec::new();
@@ -54,6 +50,17 @@ impl Capture {
         let markers = bytes.windows(MARKER.len()).filter(|w| *w == MARKER.as_bytes()).count();
         Ok(Bytes { frames: frames(&bytes), markers })
     }
+}
+
+/// Waits until tcpdump says that it captures.
+pub(crate) fn until_listening(said: &mut impl BufRead) -> Result<()> {
+    let (mut line, mut all) = (String::new(), String::new());
+    while !line.contains("listening on") {
+        line.clear();
+        anyhow::ensure!(said.read_line(&mut line)? > 0, "tcpdump ended: {all}");
+        all += &line;
+    }
+    Ok(())
 }
 
 /// Records of a pcap file: a header of 24 bytes, then 16 bytes before each frame, with its length at 8 (pcap-savefile(5)).

@@ -151,9 +151,16 @@ fn listen(generation: &str, port: u16, worker: usize) -> Socket {
     let socket = Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP)).unwrap();
     socket.set_reuse_address(true).unwrap();
     socket.set_reuse_port(true).unwrap();
-    socket.set_ip_transparent_v4(true).unwrap();
+    // Ours is transparent before it listens, Istio's after.
+    let late = worker % 2 == 1;
+    if !late {
+        socket.set_ip_transparent_v4(true).unwrap();
+    }
     socket.bind(&SockAddr::from(SocketAddr::from(([0u16; 8], port)))).unwrap();
     socket.listen(1024).unwrap();
+    if late {
+        socket.set_ip_transparent_v4(true).unwrap();
+    }
     let accepting = socket.try_clone().unwrap();
     let generation = generation.to_owned();
     std::thread::spawn(move || {
