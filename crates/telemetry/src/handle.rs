@@ -48,6 +48,17 @@ impl Default for Config {
     }
 }
 
+/// Writes an event of scope `rbac`: at level info when the operator asked for it, else at debug.
+macro_rules! rbac {
+    ($telemetry:expr, $($event:tt)+) => {
+        match $telemetry.policy_info() {
+            true => tracing::info!(target: "rbac", $($event)+),
+            false => tracing::debug!(target: "rbac", $($event)+),
+        }
+    };
+}
+pub(crate) use rbac;
+
 /// All sinks. Clones share them; any thread may use them.
 #[derive(Clone, Debug)]
 pub struct Telemetry(Arc<Sinks>);
@@ -77,10 +88,10 @@ impl Telemetry {
         let outcomes = Arc::new(Outcomes::default());
         metrics.add(Box::new(outcomes.clone()));
         own_metrics(&metrics, &store, &health, &config);
-        let (evicted, overflowed) = (requests.evicted.clone(), requests.overflowed.clone());
+        let (evicted, overflowed) = (requests.0.evicted.clone(), requests.0.overflowed.clone());
         metrics.counter_fn(
             "culvert_telemetry_request_series_evicted",
-            "Request series dropped because they were idle",
+            "Request series dropped because they were idle or the store was full",
             move || evicted.get(),
         );
         metrics.counter_fn(
@@ -188,7 +199,7 @@ impl Telemetry {
 }
 
 fn own_metrics(metrics: &Metrics, store: &Arc<Store>, health: &Arc<Health>, config: &Config) {
-    let (evicted, overflowed, pairs) = (store.evicted.clone(), store.overflowed.clone(), health.overflowed.clone());
+    let (evicted, overflowed, pairs) = (store.0.evicted.clone(), store.0.overflowed.clone(), health.overflowed.clone());
     let store = store.clone();
     metrics.counter_fn(
         "culvert_telemetry_series_evicted",
@@ -205,7 +216,7 @@ fn own_metrics(metrics: &Metrics, store: &Arc<Store>, health: &Arc<Health>, conf
         "Connections whose pair of identities found no room in the TCP health metrics",
         move || pairs.get(),
     );
-    metrics.gauge_fn("culvert_telemetry_series", "Traffic series kept", move || store.len() as f64);
+    metrics.gauge_fn("culvert_telemetry_series", "Traffic series kept", move || store.0.len() as f64);
     if let Some(access) = &config.access {
         let (dropped, failed) = (access.writer().dropped(), access.writer().failed());
         metrics.counter_fn("culvert_log_lines_dropped", "Log lines dropped because the stream was stuck", move || {

@@ -1,7 +1,7 @@
 //! The label set of Istio's TCP metrics (telemetry.md 1): borrowed to look a series up, owned to keep it.
 
 use std::fmt::{self, Write};
-use std::hash::{BuildHasher, Hash};
+use std::hash::Hash;
 use std::sync::Arc;
 
 use mesh::{Identity, Service, Workload};
@@ -85,11 +85,6 @@ pub(crate) struct Labels {
 const TEXTS: usize = 2 * (7 + 3) + 3;
 
 impl<'a> LabelsRef<'a> {
-    /// Hash for the table of series.
-    pub(crate) fn hash(&self, state: &impl BuildHasher) -> u64 {
-        state.hash_one(self)
-    }
-
     /// An owned copy.
     pub(crate) fn to_owned(self) -> Labels {
         let mut texts = String::new();

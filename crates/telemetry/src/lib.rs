@@ -32,6 +32,7 @@ mod families;
 mod fields;
 mod handle;
 mod health;
+mod interned;
 mod numbers;
 mod outcomes;
 mod series;

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mesh::{Direction, Identity, Outcome, PeerAddr, Service, TraceContext, Workload};
-use rand::RngCore;
 
 use crate::counters::{Counters, Meter};
 use crate::facts::{Authority, Denial, DryRun, Facts, Rare, SourceEnd, TcpHealth};
-use crate::handle::Telemetry;
+use crate::handle::{Telemetry, rbac};
 use crate::labels::Side;
+use crate::otlp::Tracing;
 use crate::phase::{Phase, Timings, since};
+use crate::sampler;
 use crate::series::Place;
 
 /// The record of one connection: made at accept, filled step by step, written exactly once when it is dropped, whatever
@@ -158,11 +159,7 @@ impl Record {
 
     /// The rule by which policy allowed it: an `Arc` of the policy's own, so that allowing allocates nothing.
     pub fn allowed(&mut self, rule: Arc<str>) {
-        if self.telemetry.policy_info() {
-            tracing::info!(target: "rbac", policy = &*rule, src.addr = %self.facts.source_address, "allowed");
-        } else {
-            tracing::debug!(target: "rbac", policy = &*rule, src.addr = %self.facts.source_address, "allowed");
-        }
+        rbac!(self.telemetry, policy = &*rule, src.addr = %self.facts.source_address, "allowed");
         self.facts.allowed_by = Some(rule);
     }
 
@@ -172,11 +169,7 @@ impl Record {
         let policy = denial.policy.as_deref().unwrap_or("none");
         let (source, destination) = (self.facts.source_address, self.facts.destination_address);
         let why = &*denial.explanation;
-        if self.telemetry.policy_info() {
-            tracing::info!(target: "rbac", policy, src.addr = %source, dst.addr = %destination, why, "denied");
-        } else {
-            tracing::debug!(target: "rbac", policy, src.addr = %source, dst.addr = %destination, why, "denied");
-        }
+        rbac!(self.telemetry, policy, src.addr = %source, dst.addr = %destination, why, "denied");
         self.rare().denial = Some(denial);
     }
 
@@ -225,14 +218,7 @@ impl Record {
     }
 
     fn trace(&mut self, parent: Option<TraceContext>) -> TraceContext {
-        let mut random = rand::rng();
-        let trace_id = match parent {
-            Some(parent) => parent.trace_id,
-            None => (u128::from(random.next_u64()) << 64 | u128::from(random.next_u64())).max(1),
-        };
-        let span_id = random.next_u64().max(1);
-        let sampled = self.telemetry.tracing().is_some_and(|t| t.sampler().samples(parent, trace_id));
-        let context = TraceContext { trace_id, span_id, sampled };
+        let context = sampler::begin(self.telemetry.tracing().map(Tracing::sampler), parent);
         self.facts.trace = Some(context);
         self.facts.parent_span = parent.map(|p| p.span_id);
         context

@@ -1,6 +1,7 @@
 //! Whether a trace is recorded (OpenTelemetry trace SDK, "Sampling"; `OTEL_TRACES_SAMPLER`).
 
 use mesh::TraceContext;
+use rand::RngCore;
 
 /// Decides by parent and trace id, so that both ends of a tunnel decide alike.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -69,6 +70,18 @@ impl Sampler {
     }
 }
 
+/// The context of a span of our own: joins the parent's trace, or begins one with a random id. Without a sampler nothing is
+/// recorded, and the ids are random all the same, as Istio's are (telemetry.md 4).
+pub(crate) fn begin(sampler: Option<Sampler>, parent: Option<TraceContext>) -> TraceContext {
+    let mut random = rand::rng();
+    let trace_id = match parent {
+        Some(parent) => parent.trace_id,
+        None => (u128::from(random.next_u64()) << 64 | u128::from(random.next_u64())).max(1),
+    };
+    let sampled = sampler.is_some_and(|sampler| sampler.samples(parent, trace_id));
+    TraceContext { trace_id, span_id: random.next_u64().max(1), sampled }
+}
+
 /// Whether the low 63 bits of the trace id fall into the share: the rule of the Rust SDK's ratio sampler, so that spans
 /// from `tracing` and spans from records of one trace are kept or dropped together.
 fn within(share: f64, trace_id: u128) -> bool {
@@ -100,6 +113,15 @@ mod tests {
             let got = [None, parent(false), parent(true)].map(|p| sampler.samples(p, 77));
             assert_eq!(got, wanted, "{sampler:?}: none, unsampled, sampled");
         }
+    }
+
+    #[test]
+    fn a_span_joins_its_parents_trace_or_begins_one() {
+        let joined = begin(Some(Sampler::ParentAlwaysOff), parent(true));
+        assert!(joined.trace_id == 1 && joined.span_id > 1 && joined.sampled, "{joined:?}");
+        let (one, other) = (begin(Some(Sampler::AlwaysOn), None), begin(None, None));
+        assert!(one.trace_id != other.trace_id && one.span_id != other.span_id, "{one:?} {other:?}");
+        assert_eq!((one.sampled, other.sampled), (true, false));
     }
 
     #[test]

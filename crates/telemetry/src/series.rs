@@ -4,38 +4,17 @@
 //! byte metric is `closed connections + sum of the live ones`, read under the series' lock, so every byte is counted once,
 //! the metric moves while a connection lives, and a relay pays nothing for it.
 
-use std::collections::HashMap;
-use std::collections::hash_map::RandomState;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use crate::counters::Meter;
+use crate::interned::{Entry, Interned};
 use crate::labels::{Labels, LabelsRef};
-use crate::numbers::Counter;
-
-/// Series idle for longer are dropped at the next scrape. Three times Prometheus' staleness of five minutes, so that a
-/// scraper which misses a few rounds still sees the last value.
-pub(crate) const IDLE: Duration = Duration::from_secs(15 * 60);
 
 /// All series.
 #[derive(Debug)]
-pub(crate) struct Store {
-    limit: usize,
-    hasher: RandomState,
-    epoch: Instant,
-    table: RwLock<Table>,
-    /// Series dropped because they were idle or the store was full.
-    pub(crate) evicted: Counter,
-    /// Label sets that found no room because every series was in use.
-    pub(crate) overflowed: Counter,
-}
-
-#[derive(Debug, Default)]
-struct Table {
-    by_hash: HashMap<u64, Vec<Arc<Series>>>,
-    len: usize,
-}
+pub(crate) struct Store(pub(crate) Interned<Series>);
 
 /// One label set and its numbers.
 #[derive(Debug)]
@@ -79,14 +58,7 @@ pub(crate) struct Place {
 
 impl Store {
     pub(crate) fn new(limit: usize) -> Self {
-        Self {
-            limit: limit.max(1),
-            hasher: RandomState::new(),
-            epoch: Instant::now(),
-            table: RwLock::default(),
-            evicted: Counter::default(),
-            overflowed: Counter::default(),
-        }
+        Self(Interned::new(limit))
     }
 
     /// Counts an opened connection and takes its meter in.
@@ -122,7 +94,7 @@ impl Store {
             numbers.failed += u64::from(failed);
         }
         drop(numbers);
-        series.used.store(self.seconds(now), Ordering::Relaxed);
+        self.0.touch(&series, now);
         if !same {
             self.with(labels, now, |numbers| {
                 numbers.closed += 1;
@@ -138,30 +110,16 @@ impl Store {
 
     /// Drops series that were idle for too long and returns the others with their numbers.
     pub(crate) fn scrape(&self, now: Instant) -> Vec<(Arc<Series>, Totals)> {
-        let horizon = self.seconds(now).saturating_sub(IDLE.as_secs());
-        if now.saturating_duration_since(self.epoch) > IDLE {
-            let mut table = self.write();
-            let dropped = table.retain(|series| series.used.load(Ordering::Relaxed) > horizon);
-            self.evicted.add(dropped);
-        }
-        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
-        table.by_hash.values().flatten().map(|series| (series.clone(), series.totals())).collect()
-    }
-
-    /// How many series there are.
-    pub(crate) fn len(&self) -> usize {
-        self.table.read().unwrap_or_else(PoisonError::into_inner).len
+        let all = self.0.scrape(now).into_iter();
+        all.map(|series| (series.totals(), series)).map(|(totals, series)| (series, totals)).collect()
     }
 
     /// Runs `count` on the series of the label set, making it when it is not there.
     fn with<R>(&self, labels: LabelsRef<'_>, now: Instant, count: impl FnOnce(&mut Numbers) -> R) -> (Arc<Series>, R) {
-        let hash = labels.hash(&self.hasher);
         loop {
-            let found = self.table.read().unwrap_or_else(PoisonError::into_inner).find(hash, labels);
-            let series = found.unwrap_or_else(|| self.insert(hash, labels));
+            let series = self.0.get(labels, now);
             let mut numbers = series.lock();
             if !numbers.evicted {
-                series.used.store(self.seconds(now), Ordering::Relaxed);
                 let result = count(&mut numbers);
                 drop(numbers);
                 return (series, result);
@@ -169,96 +127,42 @@ impl Store {
             // Dropped between look-up and lock; the next round makes a new one.
         }
     }
-
-    fn insert(&self, hash: u64, labels: LabelsRef<'_>) -> Arc<Series> {
-        let mut table = self.write();
-        if let Some(series) = table.find(hash, labels) {
-            return series;
-        }
-        if table.len >= self.limit {
-            self.evicted.add(table.make_room(self.limit));
-        }
-        if table.len >= self.limit {
-            self.overflowed.inc();
-            let labels = LabelsRef::overflow(labels.reporter, labels.flag);
-            return table.add(labels.hash(&self.hasher), labels);
-        }
-        table.add(hash, labels)
-    }
-
-    fn write(&self) -> std::sync::RwLockWriteGuard<'_, Table> {
-        self.table.write().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn seconds(&self, now: Instant) -> u64 {
-        // One more than elapsed, so that "used in the first second" is not "never used".
-        now.saturating_duration_since(self.epoch).as_secs() + 1
-    }
 }
 
-impl Table {
-    fn find(&self, hash: u64, labels: LabelsRef<'_>) -> Option<Arc<Series>> {
-        self.by_hash.get(&hash)?.iter().find(|s| s.labels.borrow() == labels).cloned()
+impl Entry for Series {
+    type Labels<'a> = LabelsRef<'a>;
+
+    fn new(labels: LabelsRef<'_>) -> Self {
+        Self { labels: labels.to_owned(), used: AtomicU64::new(0), numbers: Mutex::default() }
     }
 
-    /// Adds a series unless it is there. The overflow series of the two reporters may exceed the limit by their flags.
-    fn add(&mut self, hash: u64, labels: LabelsRef<'_>) -> Arc<Series> {
-        if let Some(series) = self.find(hash, labels) {
-            return series;
-        }
-        let series = Arc::new(Series { labels: labels.to_owned(), used: AtomicU64::new(0), numbers: Mutex::default() });
-        self.by_hash.entry(hash).or_default().push(series.clone());
-        self.len += 1;
-        series
+    fn is(&self, labels: LabelsRef<'_>) -> bool {
+        self.labels.borrow() == labels
     }
 
-    /// Drops the least recently used sixteenth of the series that carry no connection, so that a full store does not
-    /// pay for a scan at every new label set.
-    fn make_room(&mut self, limit: usize) -> u64 {
-        let mut idle: Vec<u64> =
-            self.by_hash.values().flatten().filter(|s| s.is_idle()).map(|s| s.used.load(Ordering::Relaxed)).collect();
-        let share = (limit / 16).max(1).min(idle.len());
-        if share == 0 {
-            return 0;
-        }
-        let (_, horizon, _) = idle.select_nth_unstable(share - 1);
-        let horizon = *horizon;
-        let mut left = share as u64;
-        self.retain(|series| {
-            let drop = left > 0 && series.used.load(Ordering::Relaxed) <= horizon && series.is_idle();
-            left -= u64::from(drop);
-            !drop
-        })
+    /// One for each reporter and flag.
+    fn overflow<'a>(labels: Self::Labels<'a>) -> Self::Labels<'a> {
+        LabelsRef::overflow(labels.reporter, labels.flag)
     }
 
-    /// Keeps what `keep` wants and what carries a connection; returns how many went.
-    fn retain(&mut self, mut keep: impl FnMut(&Series) -> bool) -> u64 {
-        let before = self.len;
-        let mut after = 0;
-        self.by_hash.retain(|_, list| {
-            list.retain(|series| keep(series) || !series.evict());
-            after += list.len();
-            !list.is_empty()
-        });
-        self.len = after;
-        (before - after) as u64
+    fn used(&self) -> &AtomicU64 {
+        &self.used
+    }
+
+    fn is_idle(self: &Arc<Self>) -> bool {
+        self.lock().is_idle()
+    }
+
+    fn evict(self: &Arc<Self>) -> bool {
+        let mut numbers = self.lock();
+        numbers.evicted = numbers.is_idle();
+        numbers.evicted
     }
 }
 
 impl Series {
     fn lock(&self) -> MutexGuard<'_, Numbers> {
         self.numbers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn is_idle(&self) -> bool {
-        self.lock().is_idle()
-    }
-
-    /// Marks the series as gone unless it carries a connection.
-    fn evict(&self) -> bool {
-        let mut numbers = self.lock();
-        numbers.evicted = numbers.is_idle();
-        numbers.evicted
     }
 
     fn totals(&self) -> Totals {

@@ -1,9 +1,14 @@
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::time::Duration;
+
 use mesh::{Direction, PeerAddr, Workload};
 
 use super::*;
 use crate::counters::Counters;
 use crate::facts::Facts;
 use crate::fixture::address;
+use crate::interned::IDLE;
 
 fn facts(name: &str) -> Facts {
     let mut facts = Facts::new(Direction::Outbound, PeerAddr(address("10.1.0.1:1")), address("10.2.0.2:80"));
@@ -37,7 +42,7 @@ fn a_full_store_drops_the_least_recently_used_and_counts() {
     }
     touch(&store, "w00", begin + Duration::from_secs(60));
     touch(&store, "new", begin + Duration::from_secs(61));
-    assert_eq!((store.len(), store.evicted.get()), (16, 1));
+    assert_eq!((store.0.len(), store.0.evicted.get()), (16, 1));
     let names = names(&store, begin + Duration::from_secs(62)).join(" ");
     assert!(names.contains("w00") && names.contains("new") && !names.contains("w01"), "{names}");
 }
@@ -52,16 +57,16 @@ fn a_series_with_a_live_connection_is_never_dropped() {
     // No room: the third counts as unknown, and its end in the same place.
     let c = facts("c");
     let third = store.open(c.labels(), meter(), begin);
-    assert_eq!((store.overflowed.get(), store.evicted.get(), store.len()), (1, 0, 3));
+    assert_eq!((store.0.overflowed.get(), store.0.evicted.get(), store.0.len()), (1, 0, 3));
     store.close(third, c.labels(), false, begin);
     let later = begin + 2 * IDLE;
     let left = store.scrape(later);
     assert_eq!(left.len(), 2);
-    assert_eq!(store.evicted.get(), 1);
+    assert_eq!(store.0.evicted.get(), 1);
     store.close(first, a.labels(), false, later);
     store.close(second, b.labels(), false, later);
     assert!(store.scrape(later + 2 * IDLE).is_empty());
-    assert_eq!(store.evicted.get(), 3);
+    assert_eq!(store.0.evicted.get(), 3);
 }
 
 #[test]
@@ -72,7 +77,7 @@ fn series_idle_for_a_quarter_of_an_hour_are_dropped_at_a_scrape() {
     touch(&store, "young", begin + Duration::from_secs(600));
     assert_eq!(store.scrape(begin + IDLE - Duration::from_secs(5)).len(), 2);
     assert_eq!(store.scrape(begin + IDLE + Duration::from_secs(5)).len(), 1);
-    assert_eq!((store.evicted.get(), store.len()), (1, 1));
+    assert_eq!((store.0.evicted.get(), store.0.len()), (1, 1));
 }
 
 #[test]
@@ -104,7 +109,7 @@ fn counts_from_many_threads_add_up_while_series_are_dropped() {
     let (_, totals) = all.iter().find(|(s, _)| s.labels.borrow() == shared.labels()).unwrap();
     let wanted = Totals { opened: 2_001, closed: 2_000, failed: 0, to_destination: 0, to_source: 6_000, live: 1 };
     assert_eq!(*totals, wanted);
-    assert!(store.evicted.get() > 0 && store.len() <= 6, "{} series", store.len());
+    assert!(store.0.evicted.get() > 0 && store.0.len() <= 6, "{} series", store.0.len());
     store.close(anchor, shared.labels(), false, Instant::now());
 }
 
@@ -114,5 +119,5 @@ fn an_owned_label_set_is_equal_to_the_one_it_came_from() {
     let owned = facts.labels().to_owned();
     assert_eq!(owned.borrow(), facts.labels());
     let state = RandomState::new();
-    assert_eq!(owned.borrow().hash(&state), facts.labels().hash(&state));
+    assert_eq!(state.hash_one(owned.borrow()), state.hash_one(facts.labels()));
 }

@@ -36,7 +36,9 @@ pub enum Verdict {
 /// Proof that policy allows a request. Only [`super::RequestPolicies::judge`] makes one.
 ///
 /// ```compile_fail,E0451
-/// let forged = policy::request::RequestPermit { reason: todo!() };
+/// fn forge(reason: policy::Reason) -> policy::request::RequestPermit {
+///     policy::request::RequestPermit { reason }
+/// }
 /// ```
 #[derive(Debug)]
 #[must_use = "a permit that nobody uses opened nothing"]

@@ -13,7 +13,8 @@ use rand::RngCore;
 use super::{Attempt, Flag, RequestFacts};
 use crate::counters::{Counters, Meter};
 use crate::facts::{Denial, DryRun};
-use crate::handle::Telemetry;
+use crate::handle::{Telemetry, rbac};
+use crate::sampler;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -91,13 +92,7 @@ impl RequestRecord {
         let Some(tracing) = self.telemetry.tracing() else { return };
         let said = head.headers.get(&TRACEPARENT).and_then(|v| v.to_str().ok());
         let parent = said.and_then(|text| text.parse::<TraceContext>().ok());
-        let mut random = rand::rng();
-        let trace_id = match parent {
-            Some(parent) => parent.trace_id,
-            None => (u128::from(random.next_u64()) << 64 | u128::from(random.next_u64())).max(1),
-        };
-        let sampled = tracing.sampler().samples(parent, trace_id);
-        self.facts.trace = Some(TraceContext { trace_id, span_id: random.next_u64().max(1), sampled });
+        self.facts.trace = Some(sampler::begin(Some(tracing.sampler()), parent));
         self.facts.parent_span = parent.map(|p| p.span_id);
     }
 
@@ -222,11 +217,7 @@ impl RequestRecord {
         let policy = denial.policy.as_deref().unwrap_or("none");
         let (source, why) = (self.facts.source_address, &*denial.explanation);
         let (method, path) = (self.facts.method.as_str(), self.facts.uri.path());
-        if self.telemetry.policy_info() {
-            tracing::info!(target: "rbac", policy, src.addr = %source, method, path, why, "denied");
-        } else {
-            tracing::debug!(target: "rbac", policy, src.addr = %source, method, path, why, "denied");
-        }
+        rbac!(self.telemetry, policy, src.addr = %source, method, path, why, "denied");
         self.facts.denial = Some(Box::new(denial));
     }
 

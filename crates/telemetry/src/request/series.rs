@@ -1,11 +1,8 @@
 //! The series of Istio's HTTP metrics: interned label sets, bounded in number; counting takes a read lock and a few atomics.
 
-use std::collections::HashMap;
-use std::collections::hash_map::RandomState;
 use std::fmt;
-use std::hash::BuildHasher;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use prometheus_client::collector::Collector;
@@ -15,8 +12,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 
 use super::RequestFacts;
 use super::labels::{RequestLabels, RequestLabelsRef};
-use crate::numbers::Counter;
-use crate::series::IDLE;
+use crate::interned::{Entry, Interned};
 use crate::spread::Spread;
 
 /// Upper bounds of all three histograms, milliseconds or bytes: the ones that Istio's waypoints have, so that quantiles of
@@ -50,25 +46,11 @@ type Histogram = Spread<{ BOUNDS.len() }>;
 
 /// All series of requests.
 #[derive(Debug)]
-pub(crate) struct RequestStore {
-    limit: usize,
-    hasher: RandomState,
-    epoch: Instant,
-    table: RwLock<Table>,
-    /// Series dropped because they were idle.
-    pub(crate) evicted: Counter,
-    /// Label sets that found no room.
-    pub(crate) overflowed: Counter,
-}
+pub(crate) struct RequestStore(pub(crate) Interned<Series>);
 
-#[derive(Debug, Default)]
-struct Table {
-    by_hash: HashMap<u64, Vec<Arc<Series>>>,
-    len: usize,
-}
-
+/// One label set and its numbers.
 #[derive(Debug)]
-struct Series {
+pub(crate) struct Series {
     labels: RequestLabels,
     used: AtomicU64,
     duration: Histogram,
@@ -78,48 +60,15 @@ struct Series {
 
 impl RequestStore {
     pub(crate) fn new(limit: usize) -> Self {
-        Self {
-            limit: limit.max(1),
-            hasher: RandomState::new(),
-            epoch: Instant::now(),
-            table: RwLock::default(),
-            evicted: Counter::default(),
-            overflowed: Counter::default(),
-        }
+        Self(Interned::new(limit))
     }
 
     /// Counts a request that has ended.
     pub(crate) fn add(&self, facts: &RequestFacts, now: Instant) {
-        let labels = facts.labels();
-        let hash = self.hasher.hash_one(labels);
-        let found = self.table.read().unwrap_or_else(PoisonError::into_inner).find(hash, labels);
-        let series = found.unwrap_or_else(|| self.insert(hash, labels));
-        series.used.store(now.saturating_duration_since(self.epoch).as_secs(), Ordering::Relaxed);
+        let series = self.0.get(facts.labels(), now);
         series.duration.add(micros(facts.duration), &BOUNDS);
         series.request.add(facts.request_bytes.saturating_mul(1_000), &BOUNDS);
         series.response.add(facts.response_bytes.saturating_mul(1_000), &BOUNDS);
-    }
-
-    fn insert(&self, hash: u64, labels: RequestLabelsRef<'_>) -> Arc<Series> {
-        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
-        if table.len < self.limit || table.find(hash, labels).is_some() {
-            return table.add(hash, labels);
-        }
-        self.overflowed.inc();
-        let labels = labels.overflow();
-        table.add(self.hasher.hash_one(labels), labels)
-    }
-
-    /// Drops series that were idle for too long and returns the others.
-    fn scrape(&self, now: Instant) -> Vec<Arc<Series>> {
-        let now = now.saturating_duration_since(self.epoch);
-        if now > IDLE {
-            let horizon = (now - IDLE).as_secs();
-            let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
-            self.evicted.add(table.retain(|series| series.used.load(Ordering::Relaxed) >= horizon));
-        }
-        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
-        table.by_hash.values().flatten().cloned().collect()
     }
 }
 
@@ -128,36 +77,34 @@ fn micros(length: Duration) -> u64 {
     u64::try_from(length.as_micros()).unwrap_or(u64::MAX)
 }
 
-impl Table {
-    fn find(&self, hash: u64, labels: RequestLabelsRef<'_>) -> Option<Arc<Series>> {
-        self.by_hash.get(&hash)?.iter().find(|s| s.labels.borrow() == labels).cloned()
-    }
+impl Entry for Series {
+    type Labels<'a> = RequestLabelsRef<'a>;
 
-    fn add(&mut self, hash: u64, labels: RequestLabelsRef<'_>) -> Arc<Series> {
-        if let Some(series) = self.find(hash, labels) {
-            return series;
-        }
-        let series = Arc::new(Series {
+    fn new(labels: RequestLabelsRef<'_>) -> Self {
+        Self {
             labels: labels.to_owned(),
             used: AtomicU64::new(0),
             duration: Histogram::default(),
             request: Histogram::default(),
             response: Histogram::default(),
-        });
-        self.by_hash.entry(hash).or_default().push(series.clone());
-        self.len += 1;
-        series
+        }
     }
 
-    fn retain(&mut self, keep: impl Fn(&Series) -> bool) -> u64 {
-        let before = self.len;
-        self.by_hash.retain(|_, list| {
-            // A series that a worker holds right now is counted there once more; it is kept.
-            list.retain(|series| keep(series) || Arc::strong_count(series) > 1);
-            !list.is_empty()
-        });
-        self.len = self.by_hash.values().map(Vec::len).sum();
-        (before - self.len) as u64
+    fn is(&self, labels: RequestLabelsRef<'_>) -> bool {
+        self.labels.borrow() == labels
+    }
+
+    fn overflow<'a>(labels: Self::Labels<'a>) -> Self::Labels<'a> {
+        labels.overflow()
+    }
+
+    fn used(&self) -> &AtomicU64 {
+        &self.used
+    }
+
+    /// Who counts here holds it.
+    fn is_idle(self: &Arc<Self>) -> bool {
+        Arc::strong_count(self) == 1
     }
 }
 
@@ -167,7 +114,7 @@ pub(crate) struct RequestMetrics(pub(crate) Arc<RequestStore>);
 
 impl Collector for RequestMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let all = self.0.scrape(Instant::now());
+        let all = self.0.0.scrape(Instant::now());
         // A program without requests, such as the node proxy, does not tell of them.
         if all.is_empty() {
             return Ok(());

@@ -63,16 +63,18 @@ fn a_request_is_counted_with_istios_labels() {
 }
 
 #[test]
-fn series_are_bounded_and_a_full_store_counts_as_unknown() {
+fn series_are_bounded_and_a_full_store_drops_the_least_recently_used() {
     let telemetry = Telemetry::new(Config { series: 2, ..Config::default() });
-    for name in ["a", "b", "c", "d"] {
+    for name in ["a", "b", "c", "c", "d"] {
         let mut record = record(&telemetry, "/", &[]);
         record.service(std::sync::Arc::new(Service { hostname: name.into(), ..Service::default() }));
         answered(record, 200);
     }
     let text = telemetry.render();
-    assert_eq!(value(&text, "istio_requests_total", &["destination_service=\"unknown\""]), 2, "{text}");
-    assert_eq!(value(&text, "culvert_telemetry_request_series_overflowed_total", &[]), 2);
+    assert_eq!(text.matches("\nistio_requests_total{").count(), 2, "{text}");
+    assert_eq!(value(&text, "istio_requests_total", &["destination_service=\"d\""]), 1);
+    assert_eq!(value(&text, "culvert_telemetry_request_series_evicted_total", &[]), 2);
+    assert_eq!(value(&text, "culvert_telemetry_request_series_overflowed_total", &[]), 0);
 }
 
 #[test]
