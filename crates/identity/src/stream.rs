@@ -288,5 +288,4 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for SecureStream<IO> {
 }
 
 #[cfg(test)]
-#[path = "stream_tests.rs"]
 mod tests;
