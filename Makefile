@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 export CULVERT_CACHE ?= $(HOME)/.cache/culvert
 
-.PHONY: help setup build demo test unit lab check fmt clippy deny tidy check-ebpf ebpf bench clean cluster cluster-images cluster-down test-cluster test-cluster-long test-interop conformance
+.PHONY: help setup build demo test unit lab check fmt clippy deny tidy check-ebpf ebpf bench bench-waypoint clean cluster cluster-images cluster-down test-cluster test-cluster-long test-interop conformance
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -47,10 +47,16 @@ ebpf: ## rebuild the committed kernel object (installs the toolchain from packag
 check-ebpf: ## does the committed kernel object match its sources?
 	@redirect-ebpf/programs/check.sh
 
-bench: setup ## measurements: direct against meshed, then a large cluster by a script
+bench: setup ## measurements: direct against meshed, the waypoint beside Envoy, routes, then a large cluster by a script
 	@cargo build --workspace --locked --release
 	@target/release/bench
+	@target/release/bench waypoint
+	@target/release/bench routes
 	@target/release/bench scale
+
+bench-waypoint: setup ## the waypoint beside Envoy alone (OPTIONS="--rounds 7 --workers 1 --no-log")
+	@cargo build --workspace --locked --release
+	@target/release/bench waypoint $(OPTIONS)
 
 cluster: ## raise a real two-node Kubernetes (root; OPTIONS="--cni bridge --proxy-mode nftables"), and leave it up
 	@hack/cluster.sh

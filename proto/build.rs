@@ -2,8 +2,9 @@
 
 use std::error::Error;
 
-const FILES: [&str; 8] = [
+const FILES: [&str; 9] = [
     "workload.proto",
+    "egress.proto",
     "authorization.proto",
     "discovery.proto",
     "ca.proto",

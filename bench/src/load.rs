@@ -2,6 +2,7 @@
 
 mod bulk;
 mod churn;
+mod grpc;
 mod hold;
 mod latency;
 mod server;
@@ -11,6 +12,8 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use clap::Subcommand;
+
+use crate::site::HTTP;
 
 /// The hidden subcommand.
 pub(crate) const COMMAND: &str = "__load";
@@ -46,6 +49,8 @@ pub(crate) enum Role {
         connections: usize,
         #[arg(long)]
         seconds: u64,
+        #[arg(long, default_value_t = HTTP)]
+        port: u16,
     },
     /// Opens connections: one byte each way, close.
     Churn {
@@ -56,9 +61,23 @@ pub(crate) enum Role {
         seconds: u64,
     },
     /// Holds as many connections as each line of its input says.
-    Hold { ip: IpAddr },
+    Hold {
+        ip: IpAddr,
+        /// An HTTP request and its answer on each, at this port.
+        #[arg(long)]
+        http: Option<u16>,
+    },
     /// Tries until a byte comes back, and says when that was.
-    First { ip: IpAddr },
+    First {
+        ip: IpAddr,
+        /// Tries until an HTTP request is answered at this port.
+        #[arg(long)]
+        http: Option<u16>,
+    },
+    /// Answers gRPC calls.
+    GrpcServe { port: u16 },
+    /// Makes gRPC calls: as fast as answers come, or at a fixed rate.
+    Grpc(grpc::Calls),
 }
 
 impl Role {
@@ -66,13 +85,15 @@ impl Role {
         match self {
             Self::Serve => server::serve(),
             Self::Bulk { ip, streams, seconds } => bulk::run(ip, streams, Duration::from_secs(seconds)),
-            Self::Latency { ip, rate, connections, seconds } => {
+            Self::Latency { ip, rate, connections, seconds, port } => {
                 ensure!(rate > 0 && connections > 0, "a rate and connections are needed");
-                latency::run(ip, rate, connections, Duration::from_secs(seconds))
+                latency::run(SocketAddr::new(ip, port), rate, connections, Duration::from_secs(seconds))
             }
             Self::Churn { ip, openers, seconds } => churn::run(ip, openers, Duration::from_secs(seconds)),
-            Self::Hold { ip } => hold::hold(ip),
-            Self::First { ip } => hold::first(ip),
+            Self::Hold { ip, http } => hold::hold(ip, http),
+            Self::First { ip, http } => hold::first(ip, http),
+            Self::GrpcServe { port } => grpc::serve(port),
+            Self::Grpc(calls) => grpc::run(&calls),
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! `docs/performance.md` says how each number is made. Where to look: `site` (the lab, its two forms), `run` (the order),
 //! `work` (figures under load), `memory` (figures of size), `usage` (what `/proc` says), `report`, `load` (what runs
-//! inside the pods), `scale` (a large cluster, by a script), and `routes` (the router of waypoints).
+//! inside the pods), `scale` (a large cluster, by a script), `routes` (the router of waypoints), and `waypoint` (the whole of
+//! one, beside Envoy).
 
 mod load;
 mod memory;
@@ -12,6 +13,7 @@ mod run;
 mod scale;
 mod site;
 mod usage;
+mod waypoint;
 mod work;
 
 use std::path::PathBuf;
@@ -94,6 +96,11 @@ enum Inside {
         #[command(flatten)]
         settings: scale::Settings,
     },
+    /// What a request through a waypoint costs: ours and Envoy in the same place, in turns. Needs root.
+    Waypoint {
+        #[command(flatten)]
+        settings: waypoint::Settings,
+    },
     /// The load, inside a pod.
     #[command(name = load::COMMAND, hide = true)]
     Load {
@@ -112,6 +119,7 @@ fn main() -> ExitCode {
         Some(Inside::Load { role }) => role.run(),
         Some(Inside::Routes { settings }) => routes::run(&settings),
         Some(Inside::Scale { settings }) => scale::run(&settings),
+        Some(Inside::Waypoint { settings }) => waypoint::run(&settings),
         None => run::run(&settings),
     };
     match outcome {

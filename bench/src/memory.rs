@@ -55,7 +55,7 @@ fn first_response(site: &Site) -> Result<f64> {
 }
 
 fn connections(site: &Site, figures: &mut Vec<Figure>) -> Result<()> {
-    let mut holder = Holder::start(site)?;
+    let mut holder = Holder::start(site.load(Form::Meshed, &["hold".to_owned(), server_ip(site)?])?.spawn()?)?;
     let idle = rest(site, SETTLE)?;
     figures.push(figure(format!("{MEMORY}.idle.client-node"), "MiB", idle[0] / MIB));
     figures.push(figure(format!("{MEMORY}.idle.server-node"), "MiB", idle[1] / MIB));
@@ -92,7 +92,7 @@ fn rest(site: &Site, time: Duration) -> Result<[f64; 2]> {
 }
 
 /// The client that holds connections open.
-struct Holder {
+pub(crate) struct Holder {
     // Killed when this is dropped.
     _running: Running,
     orders: ChildStdin,
@@ -100,14 +100,15 @@ struct Holder {
 }
 
 impl Holder {
-    fn start(site: &Site) -> Result<Self> {
-        let mut running = site.load(Form::Meshed, &["hold".to_owned(), server_ip(site)?])?.spawn()?;
+    /// Of a client that was started in its part.
+    pub(crate) fn start(mut running: Running) -> Result<Self> {
         let orders = running.stdin().context("stdin")?;
         let answers = lines(&mut running)?;
         Ok(Self { _running: running, orders, answers })
     }
 
-    fn hold(&mut self, count: u32) -> Result<()> {
+    /// So many connections, from now on.
+    pub(crate) fn hold(&mut self, count: u32) -> Result<()> {
         writeln!(self.orders, "{count}")?;
         let answer = line(&mut self.answers)?;
         ensure!(answer.get("open").and_then(Value::as_u64) == Some(u64::from(count)), "holds {answer}");
@@ -119,11 +120,13 @@ fn server_ip(site: &Site) -> Result<String> {
     Ok(site.server(Form::Meshed, Reach::Far)?.to_string())
 }
 
-fn lines(running: &mut Running) -> Result<BufReader<ChildStdout>> {
+/// What a client says, to be read.
+pub(crate) fn lines(running: &mut Running) -> Result<BufReader<ChildStdout>> {
     Ok(BufReader::new(running.stdout().context("stdout")?))
 }
 
-fn line(from: &mut BufReader<ChildStdout>) -> Result<Value> {
+/// The next line of that.
+pub(crate) fn line(from: &mut BufReader<ChildStdout>) -> Result<Value> {
     let mut text = String::new();
     from.read_line(&mut text)?;
     serde_json::from_str(&text).with_context(|| format!("the client said {text:?}"))

@@ -60,7 +60,7 @@ pub(crate) fn run(settings: &Settings) -> Result<()> {
 }
 
 /// As many descriptors as we may have, for us and for what we start: shells give 1024.
-fn enough_descriptors() -> Result<()> {
+pub(crate) fn enough_descriptors() -> Result<()> {
     let now = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: now.maximum, maximum: now.maximum }).context("descriptors")?;
     let most = now.maximum.unwrap_or(u64::MAX);

@@ -59,7 +59,12 @@ pub(crate) struct Site {
     own: String,
 }
 
-/// Answers 128 bytes to every request and never closes a connection by itself (nginx closes after 1000 requests else).
+/// nginx that answers so many bytes to every request.
+pub(crate) fn nginx(body: usize) -> String {
+    NGINX.replace("BODY", &"x".repeat(body))
+}
+
+/// Never closes a connection by itself (nginx closes after 1000 requests else).
 const NGINX: &str = "
 pid /tmp/nginx.pid;
 error_log stderr;
@@ -80,7 +85,7 @@ http {
 
 fn spec(own: &str, settings: &Settings) -> Result<Spec> {
     let serve = format!("nginx -p /srv -c nginx.conf && exec {own} {} serve", load::COMMAND);
-    let nginx = NGINX.replace("BODY", &"x".repeat(128));
+    let nginx = nginx(128);
     let mut pods = Vec::new();
     for form in Form::BOTH {
         let (word, mesh) = (form.word(), form == Form::Meshed);

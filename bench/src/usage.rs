@@ -84,7 +84,8 @@ pub(crate) fn process_seconds(pid: i32) -> Result<f64> {
     Ok((ticks(14)? + ticks(15)?) / TICKS)
 }
 
-fn group_seconds(group: &Path) -> Result<f64> {
+/// CPU seconds of a control group.
+pub(crate) fn group_seconds(group: &Path) -> Result<f64> {
     let text = read(&group.join("cpu.stat"))?;
     let micros = text.lines().find_map(|l| l.strip_prefix("usage_usec ")).context("cpu.stat")?;
     Ok(micros.trim().parse::<f64>().context("cpu.stat")? / 1e6)

@@ -130,12 +130,13 @@ impl Work {
     }
 }
 
-fn number(outcome: &Value, name: &str) -> Result<f64> {
+/// A number of what a load said.
+pub(crate) fn number(outcome: &Value, name: &str) -> Result<f64> {
     outcome.get(name).and_then(Value::as_f64).with_context(|| format!("no {name} in {outcome}"))
 }
 
 // "  36543 requests in 3.00s, 10.11MB read", "Requests/sec:  12180.10"; two further lines only when something failed.
-fn wrk(text: &str) -> Result<Value> {
+pub(crate) fn wrk(text: &str) -> Result<Value> {
     ensure!(!text.contains("Socket errors") && !text.contains("Non-2xx"), "wrk saw errors: {text}");
     let count = text.lines().find_map(|l| l.split_once(" requests in ")?.0.trim().parse::<f64>().ok());
     let rate = text.lines().find_map(|l| l.strip_prefix("Requests/sec:")?.trim().parse::<f64>().ok());

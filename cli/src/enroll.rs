@@ -103,9 +103,19 @@ fn namespace(target: &str) -> Result<&str> {
     Some(name).context("a namespace is needed")
 }
 
-/// Policies that keep tunnels from pods in the mesh, each with the remedy. Pods that are not in the mesh by their labels do
-/// not count.
-pub(crate) fn blocked(namespaces: &[Namespace], pods: &[Pod], policies: &[NetworkPolicy]) -> Vec<(String, String)> {
+/// A policy that keeps tunnels from pods in the mesh, or those of pods in the mesh from others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Blocked {
+    /// `namespace/name`.
+    pub(crate) policy: String,
+    /// What it lacks.
+    pub(crate) what: String,
+    /// A command that mends it.
+    pub(crate) remedy: String,
+}
+
+/// Policies that keep tunnels from their way. Pods that are not in the mesh by their labels do not count.
+pub(crate) fn blocked(namespaces: &[Namespace], pods: &[Pod], policies: &[NetworkPolicy]) -> Vec<Blocked> {
     let in_mesh = |object: &BTreeMap<String, String>| object.get(MODE).map(String::as_str) == Some("ambient");
     let enrolled: Vec<String> = namespaces.iter().filter(|n| in_mesh(n.labels())).map(ResourceExt::name_any).collect();
     let host = |pod: &Pod| pod.spec.as_ref().and_then(|s| s.host_network) == Some(true);
@@ -122,7 +132,7 @@ pub(crate) fn blocked(namespaces: &[Namespace], pods: &[Pod], policies: &[Networ
             let (namespace, name) = (&lacking.namespace, &lacking.name);
             let remedy =
                 format!("kubectl patch networkpolicy -n {namespace} {name} --type=json -p '{}'", lacking.patch());
-            (format!("{namespace}/{name}"), remedy)
+            Blocked { policy: format!("{namespace}/{name}"), what: lacking.what(), remedy }
         })
         .collect()
 }
@@ -149,6 +159,18 @@ mod tests {
                 .unwrap();
         assert_eq!(found.len(), 1);
         assert!(found[0].severity == Severity::Breaks && found[0].remedy.contains("15008"), "{}", found[0]);
+        assert!(found[0].what.starts_with("lets no tunnels (TCP 15008) through in spec.ingress[0]"), "{}", found[0]);
+        // What goes out needs the port as well.
+        let out: NetworkPolicy = of(json!({"metadata": {"name": "out", "namespace": "shop"},
+            "spec": {"podSelector": {}, "policyTypes": ["Egress"], "egress": [
+                {"ports": [{"port": 53, "protocol": "UDP"}]},
+                {"to": [{"podSelector": {"matchLabels": {"app": "db"}}}], "ports": [{"port": 5432}]}]}}));
+        let of_out =
+            find("shop", std::slice::from_ref(&namespace), std::slice::from_ref(&plain), std::slice::from_ref(&out))
+                .unwrap();
+        assert_eq!(of_out.len(), 1);
+        assert!(of_out[0].what.contains("spec.egress[1]"), "{}", of_out[0]);
+        assert!(of_out[0].remedy.contains("/spec/egress/1/ports/-"), "{}", of_out[0]);
         // Before it is labelled nothing is wrong, and a policy of others is not ours to judge.
         assert!(
             blocked(std::slice::from_ref(&namespace), std::slice::from_ref(&plain), std::slice::from_ref(&policy))

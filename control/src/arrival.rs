@@ -14,7 +14,8 @@ use serde_json::Value;
 use crate::object::request::KeySource;
 use crate::object::{
     BackendTlsPolicy, ConfigMap, DestinationRule, EndpointSlice, Gateway, GatewayClass, Input, Key, Kind, Namespace,
-    Node, Pod, ReferenceGrant, RequestAuthentication, Route, Service, ServiceEntry, WorkloadEntry,
+    Node, Pod, ReferenceGrant, RequestAuthentication, RequestPolicy, Route, Service, ServiceEntry, Telemetry,
+    WorkloadEntry,
 };
 use crate::policies::{AuthorizationPolicy, NetworkPolicy, PeerAuthentication};
 
@@ -131,8 +132,10 @@ custom! {
     PeerAuthentication as PeerAuthentication = api::PeerAuthentication,
     ReferenceGrant as ReferenceGrant = api::ReferenceGrant,
     RequestAuthentication as RequestAuthentication = api::RequestAuthentication,
+    RequestPolicy as RequestPolicy = api::RequestPolicy,
     ServiceEntry as ServiceEntry = api::ServiceEntry,
     TcpRoute as Route = api::TcpRoute,
+    Telemetry as Telemetry = api::Telemetry,
     TlsRoute as Route = api::TlsRoute,
     WorkloadEntry as WorkloadEntry = api::WorkloadEntry,
 }

@@ -5,6 +5,7 @@
 
 pub mod backend_tls;
 pub mod cluster;
+pub(crate) mod condition;
 pub mod config_map;
 pub mod destination;
 pub mod entry;
@@ -13,10 +14,12 @@ pub mod gateway;
 pub mod grant;
 pub mod pod;
 pub mod request;
+pub mod request_policy;
 pub mod route;
 pub mod service;
 pub mod slice;
 pub(crate) mod target;
+pub mod telemetry;
 pub mod text;
 
 use std::fmt;
@@ -27,6 +30,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 pub use crate::policies::{AuthorizationPolicy, NetworkPolicy, PeerAuthentication};
 pub use backend_tls::BackendTlsPolicy;
 pub use cluster::{Namespace, Node};
+pub(crate) use condition::{enforces, reported};
 pub use config_map::ConfigMap;
 pub use destination::DestinationRule;
 pub use entry::{ServiceEntry, WorkloadEntry};
@@ -36,9 +40,11 @@ pub use gateway::{Gateway, GatewayClass};
 pub use grant::ReferenceGrant;
 pub use pod::Pod;
 pub use request::RequestAuthentication;
+pub use request_policy::RequestPolicy;
 pub use route::Route;
 pub use service::Service;
 pub use slice::EndpointSlice;
+pub use telemetry::Telemetry;
 pub use text::{Labels, Pool, none};
 
 /// Which kind of object.
@@ -76,12 +82,16 @@ pub enum Kind {
     ReferenceGrant,
     /// `security.istio.io/v1`
     RequestAuthentication,
+    /// `culvert.dev/v1alpha1`
+    RequestPolicy,
     /// `v1`
     Service,
     /// `networking.istio.io/v1`
     ServiceEntry,
     /// `gateway.networking.k8s.io/v1`
     TcpRoute,
+    /// `telemetry.istio.io/v1`
+    Telemetry,
     /// `gateway.networking.k8s.io/v1`
     TlsRoute,
     /// `networking.istio.io/v1`
@@ -90,7 +100,7 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 23] = [
         Self::AuthorizationPolicy,
         Self::BackendTlsPolicy,
         Self::ConfigMap,
@@ -107,9 +117,11 @@ impl Kind {
         Self::Pod,
         Self::ReferenceGrant,
         Self::RequestAuthentication,
+        Self::RequestPolicy,
         Self::Service,
         Self::ServiceEntry,
         Self::TcpRoute,
+        Self::Telemetry,
         Self::TlsRoute,
         Self::WorkloadEntry,
     ];
@@ -133,9 +145,11 @@ impl Kind {
             Self::Pod => "Pod",
             Self::ReferenceGrant => "ReferenceGrant",
             Self::RequestAuthentication => "RequestAuthentication",
+            Self::RequestPolicy => "RequestPolicy",
             Self::Service => "Service",
             Self::ServiceEntry => "ServiceEntry",
             Self::TcpRoute => "TCPRoute",
+            Self::Telemetry => "Telemetry",
             Self::TlsRoute => "TLSRoute",
             Self::WorkloadEntry => "WorkloadEntry",
         }
@@ -158,6 +172,8 @@ impl Kind {
             Self::DestinationRule | Self::ServiceEntry | Self::WorkloadEntry => "networking.istio.io/v1",
             Self::EndpointSlice => "discovery.k8s.io/v1",
             Self::NetworkPolicy => "networking.k8s.io/v1",
+            Self::RequestPolicy => "culvert.dev/v1alpha1",
+            Self::Telemetry => "telemetry.istio.io/v1",
             // The version that every release of the Gateway API serves.
             Self::ReferenceGrant => "gateway.networking.k8s.io/v1beta1",
         }
@@ -248,35 +264,6 @@ pub(crate) fn canary_weight(meta: &ObjectMeta) -> Option<Arc<str>> {
     annotation(meta, "istio.io/use-waypoint-canary-weight").map(|w| w.chars().take(16).collect::<String>().into())
 }
 
-/// Types of the conditions that control writes on services, entries and workload entries.
-pub(crate) mod condition {
-    /// A fault in the object, in words. Absent while there is none.
-    pub(crate) const ACCEPTED: &str = "culvert.dev/Accepted";
-    /// What became of the waypoint that was asked for (waypoint-api.md 3).
-    pub(crate) const BOUND: &str = "istio.io/WaypointBound";
-    /// A waypoint is needed and there is none (waypoint-api.md 3).
-    pub(crate) const MISSING: &str = "istio.io/WaypointMissing";
-    /// Who may see a ServiceEntry (waypoint-api.md 3).
-    pub(crate) const VISIBILITY: &str = "istio.io/VisibilityApplied";
-    /// Node proxies refuse whoever passes by the waypoint that a security policy needs (design.md 5). It outlives a restart
-    /// of control, which reads it back: a rule that was enforced once is not lifted until every node has asked again.
-    pub(crate) const ENFORCED: &str = "culvert.dev/WaypointEnforced";
-    /// What became of a policy with targets (waypoint-api.md 3).
-    pub(crate) const WAYPOINT_ACCEPTED: &str = "WaypointAccepted";
-    /// All of them.
-    pub(crate) const ALL: [&str; 6] = [ACCEPTED, BOUND, ENFORCED, MISSING, VISIBILITY, WAYPOINT_ACCEPTED];
-}
-
-/// Whether one of these conditions is ours to keep or to take away.
-pub(crate) fn reported<'a>(mut types: impl Iterator<Item = &'a str>) -> bool {
-    types.any(|t| condition::ALL.contains(&t))
-}
-
-/// Whether a condition says that nobody passes by the waypoint.
-pub(crate) fn enforces(kind: &str, status: &str) -> bool {
-    kind == condition::ENFORCED && status == "True"
-}
-
 /// A text that may not be there.
 pub(crate) fn text(text: Option<&str>) -> Arc<str> {
     text.filter(|t| !t.is_empty()).map_or_else(none, Arc::from)
@@ -318,12 +305,16 @@ pub enum Input {
     ReferenceGrant(ReferenceGrant),
     /// Which tokens are taken.
     RequestAuthentication(RequestAuthentication),
+    /// What is done to requests beside routing them.
+    RequestPolicy(RequestPolicy),
     /// A route of any kind.
     Route(Route),
     /// A service.
     Service(Service),
     /// A service outside Kubernetes' own.
     ServiceEntry(ServiceEntry),
+    /// What is recorded of requests.
+    Telemetry(Telemetry),
     /// A workload that is no pod.
     WorkloadEntry(WorkloadEntry),
 }
@@ -346,9 +337,11 @@ impl Input {
             Self::Pod(x) => x.meta.key(Kind::Pod),
             Self::ReferenceGrant(x) => x.meta.key(Kind::ReferenceGrant),
             Self::RequestAuthentication(x) => x.meta.key(Kind::RequestAuthentication),
+            Self::RequestPolicy(x) => x.meta.key(Kind::RequestPolicy),
             Self::Route(x) => x.key(),
             Self::Service(x) => x.meta.key(Kind::Service),
             Self::ServiceEntry(x) => x.meta.key(Kind::ServiceEntry),
+            Self::Telemetry(x) => x.meta.key(Kind::Telemetry),
             Self::WorkloadEntry(x) => x.meta.key(Kind::WorkloadEntry),
         }
     }
@@ -370,9 +363,11 @@ impl Input {
             Self::Pod(x) => x.share(pool),
             Self::ReferenceGrant(x) => x.share(pool),
             Self::RequestAuthentication(x) => x.share(pool),
+            Self::RequestPolicy(x) => x.share(pool),
             Self::Route(x) => x.share(pool),
             Self::Service(x) => x.share(pool),
             Self::ServiceEntry(x) => x.meta.share(pool),
+            Self::Telemetry(x) => x.share(pool),
             Self::WorkloadEntry(x) => x.meta.share(pool),
         }
     }

@@ -2,8 +2,8 @@
 //!
 //! Three kinds of objects come in, each trimmed on arrival: [`AuthorizationPolicy`], [`PeerAuthentication`],
 //! [`NetworkPolicy`]. [`Policies`] holds them beside the facts of pods and namespaces that NetworkPolicies ask for. It
-//! answers two questions, [`Policies::names`] and [`Policies::resource`], and every change says by its [`Effects`] which
-//! answers may be different now. There is no clock and no I/O in here; the same objects give the same answers in
+//! answers three questions, [`Policies::names`], [`Policies::egress`] and [`Policies::resource`], and every change says by its
+//! [`Effects`] which answers may be different now. There is no clock and no I/O in here; the same objects give the same answers in
 //! whatever order they came.
 //!
 //! What a user wrote is never made weaker than it was. Where a fault leaves open what was meant, the stricter reading
@@ -25,7 +25,6 @@ pub use network::NetworkPolicy;
 pub use peer::PeerAuthentication;
 
 use crate::object::{Labels, Pod};
-use crate::world::Event;
 
 /// What may have changed. Asking again costs what is named here; what is not named is as it was.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,11 +33,9 @@ pub struct Effects {
     pub resources: BTreeSet<Arc<str>>,
     /// Workloads whose list of names may be different.
     pub workloads: Workloads,
-    /// NetworkPolicies, by namespace and name, of which there is more or less to say ([`Policies::network_policy_events`]).
-    pub network_policies: BTreeSet<(Arc<str>, Arc<str>)>,
 }
 
-/// Workloads whose list of names ([`Policies::names`]) may be different.
+/// Workloads whose names ([`Policies::names`], [`Policies::egress`]) may be different.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Workloads {
     /// Those of every namespace.
@@ -56,7 +53,6 @@ impl Effects {
         self.workloads.all |= other.workloads.all;
         self.workloads.namespaces.extend(other.workloads.namespaces);
         self.workloads.pods.extend(other.workloads.pods);
-        self.network_policies.extend(other.network_policies);
     }
 
     /// Whether nothing changed.
@@ -181,6 +177,12 @@ impl Policies {
         names
     }
 
+    /// Name (`namespace/name`) of the policy that judges what a pod dials, if there is one: `Workload.egress`. It is for pods
+    /// that have a network of their own, whether or not they are known to be in the mesh yet.
+    pub fn egress(&self, namespace: &str, pod: &str) -> Option<Arc<str>> {
+        self.network.egress(namespace, pod)
+    }
+
     fn selecting<'a>(&'a self, namespace: &'a str, labels: &'a Labels) -> impl Iterator<Item = Arc<str>> + 'a {
         let root = Some(&*self.root).filter(|root| *root != namespace);
         let there = [Some(namespace), root].into_iter().flatten().filter_map(|ns| self.authorization.get(ns));
@@ -218,11 +220,6 @@ impl Policies {
     /// A policy that is held.
     pub fn peer_authentication(&self, namespace: &str, name: &str) -> Option<&PeerAuthentication> {
         self.peer.get(namespace, name)
-    }
-
-    /// What is to be said on a NetworkPolicy, which has no status: its faults, and what of it others enforce.
-    pub fn network_policy_events(&self, namespace: &str, name: &str) -> Vec<Event> {
-        self.network.events(namespace, name)
     }
 
     /// A policy that is held.

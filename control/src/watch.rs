@@ -81,8 +81,10 @@ pub async fn run(client: Client, feed: mpsc::Sender<Feed>, errors: CounterFamily
     all.spawn(watch.clone().follow::<DeserializeGuard<api::PeerAuthentication>>());
     all.spawn(watch.clone().follow::<DeserializeGuard<api::ReferenceGrant>>());
     all.spawn(watch.clone().follow::<DeserializeGuard<api::RequestAuthentication>>());
+    all.spawn(watch.clone().follow::<DeserializeGuard<api::RequestPolicy>>());
     all.spawn(watch.clone().follow::<DeserializeGuard<api::ServiceEntry>>());
     all.spawn(watch.clone().follow::<DeserializeGuard<api::TcpRoute>>());
+    all.spawn(watch.clone().follow::<DeserializeGuard<api::Telemetry>>());
     all.spawn(watch.clone().follow::<DeserializeGuard<api::TlsRoute>>());
     all.spawn(watch.follow::<DeserializeGuard<api::WorkloadEntry>>());
     while let Some(ended) = all.join_next().await {

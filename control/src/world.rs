@@ -119,9 +119,11 @@ impl World {
             Input::Pod(x) => self.replace(namespace, name, Some(x)),
             Input::ReferenceGrant(x) => self.replace(namespace, name, Some(x)),
             Input::RequestAuthentication(x) => self.replace(namespace, name, Some(x)),
+            Input::RequestPolicy(x) => self.replace(namespace, name, Some(x)),
             Input::Route(x) => self.route(&key, Some(x)),
             Input::Service(x) => self.replace(namespace, name, Some(x)),
             Input::ServiceEntry(x) => self.replace(namespace, name, Some(x)),
+            Input::Telemetry(x) => self.replace(namespace, name, Some(x)),
             Input::WorkloadEntry(x) => self.replace(namespace, name, Some(x)),
         }
     }
@@ -149,8 +151,10 @@ impl World {
             Kind::Pod => self.replace::<object::Pod>(namespace, name, None),
             Kind::ReferenceGrant => self.replace::<object::ReferenceGrant>(namespace, name, None),
             Kind::RequestAuthentication => self.replace::<object::RequestAuthentication>(namespace, name, None),
+            Kind::RequestPolicy => self.replace::<object::RequestPolicy>(namespace, name, None),
             Kind::Service => self.replace::<object::Service>(namespace, name, None),
             Kind::ServiceEntry => self.replace::<object::ServiceEntry>(namespace, name, None),
+            Kind::Telemetry => self.replace::<object::Telemetry>(namespace, name, None),
             Kind::WorkloadEntry => self.replace::<object::WorkloadEntry>(namespace, name, None),
         }
     }

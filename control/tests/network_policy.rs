@@ -11,13 +11,19 @@ mod cluster;
 mod oracle;
 #[path = "network_policy/random.rs"]
 mod random;
+#[path = "network_policy/reuse.rs"]
+mod reuse;
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use control::object::{Labels, Pod};
 use control::policies::Policies;
 use k8s_openapi::api::core::v1;
+use mesh::Workload;
 use mesh::authz::Authorization;
+use mesh::workload::Egress;
+use policy::egress::{self, Target};
 use policy::{Connection, PolicySet, Subject, Verdict, judge};
 
 /// Whether the node proxy of a pod lets a connection in.
@@ -33,6 +39,20 @@ fn lets_in(policies: &Policies, set: &PolicySet, pod: &v1::Pod, source: IpAddr, 
         Verdict::Denied(_) => false,
         Verdict::Permitted(_) => true,
         Verdict::Unknown(names) => panic!("{names:?} are named and not there"),
+    }
+}
+
+/// Whether the node proxy of a pod lets a connection out.
+fn lets_out(policies: &Policies, set: &PolicySet, pod: &v1::Pod, destination: IpAddr, port: u16) -> bool {
+    let node = pod.status.as_ref().unwrap().host_ip.as_ref().unwrap().parse().unwrap();
+    let pod = Pod::from(pod);
+    let named = policies.egress(&pod.meta.namespace, &pod.meta.name);
+    let egress = named.map(|policy| Arc::new(Egress { policies: vec![policy], exempt: vec![node] }));
+    let source = Workload { addresses: pod.addresses.to_vec(), egress, ..Workload::default() };
+    match egress::judge(set, &source, vec![Target { ip: Some(destination), port }]) {
+        egress::Verdict::Denied(_) => false,
+        egress::Verdict::Permitted(_) => true,
+        egress::Verdict::Unknown(names) => panic!("{names:?} are named and not there"),
     }
 }
 

@@ -39,6 +39,12 @@ pub mod routing {
     tonic::include_proto!("culvert.routing.v1");
 }
 
+/// What a workload may dial.
+#[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated")]
+pub mod egress {
+    tonic::include_proto!("culvert.egress.v1");
+}
+
 /// Envoy's external authorization.
 #[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated")]
 pub mod ext_authz {
@@ -57,3 +63,7 @@ pub const ADDRESS_TYPE: &str = "type.googleapis.com/istio.workload.Address";
 pub const AUTHORIZATION_TYPE: &str = "type.googleapis.com/istio.security.Authorization";
 /// Type URL of `routing::Service` resources.
 pub const ROUTING_TYPE: &str = "type.googleapis.com/culvert.routing.v1.Service";
+/// Name of the entry of `workload::Workload.extensions` that holds an `egress::Egress`.
+pub const EGRESS_EXTENSION: &str = "culvert.dev/egress";
+/// Type URL of `egress::Egress`.
+pub const EGRESS_TYPE: &str = "type.googleapis.com/culvert.egress.v1.Egress";

@@ -59,6 +59,7 @@ async fn serve(config: Config) -> Result<()> {
         tables: Default::default(),
         addresses: Addresses::default(),
         identities: setup::identities(&config.ca, &config.cluster, false)?,
+        calls: crate::external::counters(telemetry.metrics()),
         telemetry: telemetry.clone(),
         drain: drain.signal(),
         connections: Room::new(config.limits.connections),

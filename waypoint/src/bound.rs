@@ -3,13 +3,16 @@
 mod settings;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use policy::request::RequestPolicies;
+use proto::routing as wire;
 use proxy::News;
 use routing::model::{ExternalAuth, Protocol};
 use routing::{LocalRate, Router, Services};
 use xds::{Change, Routing};
 
+use crate::answer::Own;
 use crate::here::Shared;
 use crate::jwt::Authentications;
 
@@ -31,8 +34,8 @@ pub(crate) struct Bound {
     pub(crate) externals: Vec<Option<ExternalAuth>>,
     /// How tokens are checked.
     pub(crate) authentications: Authentications,
-    /// Bounds of requests.
-    pub(crate) rates: Vec<(Arc<str>, LocalRate)>,
+    /// Bounds of requests, all of which hold.
+    rates: Vec<Rate>,
     /// How its own endpoints are treated.
     traffic: Traffic,
     /// How those of other services are treated, by key.
@@ -44,11 +47,24 @@ pub(crate) struct Bound {
     pub(crate) follows: Vec<Arc<str>>,
 }
 
+/// A bound of requests to a service.
+#[derive(Debug)]
+pub(crate) struct Rate {
+    /// Of the policy.
+    pub(crate) name: Arc<str>,
+    /// The bound, or why there is none: then nothing passes.
+    pub(crate) bound: Result<Arc<LocalRate>, Arc<str>>,
+}
+
 impl Bound {
-    /// Compiles what control sent. It always can: what is not understood refuses in its place.
-    pub(crate) fn new(Routing { key, service }: Routing) -> Self {
+    /// Compiles what control sent. It always can: what is not understood refuses in its place. Bounds of requests that were
+    /// the same before go on counting.
+    pub(crate) fn new(Routing { key, service }: Routing, before: Option<&Self>) -> Self {
         let mut mistakes = Vec::new();
-        let (router, found) = Router::new(&crate::compile::tables(&service.tables));
+        let nothing = Router::default();
+        let router = before.map_or(&nothing, |before| &before.router);
+        let common = crate::compile::filters(&service.filters);
+        let (router, found) = Router::after(router, &crate::compile::tables(&service.tables), &common);
         mistakes.extend(found.iter().map(ToString::to_string));
         let (policies, found) = RequestPolicies::compile(crate::compile::authorizations(&service.authorizations));
         mistakes.extend(found.iter().map(ToString::to_string));
@@ -56,14 +72,11 @@ impl Bound {
         mistakes.extend(found);
         let (authentications, found) = Authentications::compile(&service.authentications);
         mistakes.extend(found);
-        let mut rates = Vec::new();
-        for limit in &service.rate_limits {
-            let name: Arc<str> = format!("{}/{}", limit.namespace, limit.name).into();
-            match crate::compile::rate(limit.rate.as_ref()) {
-                Ok(rate) => rates.push((name, rate)),
-                Err(error) => mistakes.push(format!("rate limit {name}: {error}; it is not applied")),
-            }
-        }
+        let known = before.map(|before| &before.rates[..]).unwrap_or_default();
+        let rates: Vec<Rate> = service.rate_limits.iter().map(|limit| Rate::new(limit, known)).collect();
+        let unclear = rates.iter().filter_map(|rate| Some((&rate.name, rate.bound.as_ref().err()?)));
+        mistakes
+            .extend(unclear.map(|(name, why)| format!("rate limit {name}: {why}; nothing passes until it is mended")));
         let backends = &service.backend_traffic;
         let mut follows: Vec<Arc<str>> = service.follows.iter().map(|name| name.as_str().into()).collect();
         follows.push(key.clone());
@@ -94,6 +107,18 @@ impl Bound {
         self.guarded || self.policies.names_paths()
     }
 
+    /// Takes a request of this caller, if every bound has room for it.
+    ///
+    /// # Errors
+    /// The answer when one has not.
+    pub(crate) fn limit(&self, caller: &str) -> Result<(), Box<Own>> {
+        if self.rates.is_empty() {
+            return Ok(());
+        }
+        let now = Instant::now();
+        self.rates.iter().try_for_each(|rate| rate.take(now, caller))
+    }
+
     /// How a port is spoken.
     pub(crate) fn protocol(&self, port: u16) -> Protocol {
         self.ports.protocol(port)
@@ -106,6 +131,33 @@ impl Bound {
         }
         let found = self.backends.iter().find(|(key, _)| **key == *service);
         found.map_or(Traffic::usual(), |(_, traffic)| traffic)
+    }
+}
+
+impl Rate {
+    fn new(limit: &wire::RateLimit, known: &[Self]) -> Self {
+        let name: Arc<str> = format!("{}/{}", limit.namespace, limit.name).into();
+        let bound = crate::compile::rate(limit).map_err(Arc::from).map(|made| {
+            let mut before = known.iter().filter(|rate| rate.name == name).filter_map(|rate| rate.bound.as_ref().ok());
+            before.find(|bound| bound.bounds_as(&made)).cloned().unwrap_or_else(|| Arc::new(made))
+        });
+        Self { name, bound }
+    }
+
+    /// Takes a request of this caller.
+    ///
+    /// # Errors
+    /// The answer when it is above the bound, or when nobody knows what the bound is.
+    fn take(&self, now: Instant, caller: &str) -> Result<(), Box<Own>> {
+        let Self { name, bound } = self;
+        match bound {
+            Ok(rate) => rate
+                .take(now, Some(caller))
+                .map_err(|wait| Own::rate_limited(wait).with_reason(format!("rate limit {name}"))),
+            Err(why) => {
+                Err(Own::unsupported("rate_limit_cannot_be_followed").with_reason(format!("rate limit {name}: {why}")))
+            }
+        }
     }
 }
 
@@ -130,7 +182,7 @@ fn tables(shared: &Shared, changed: Vec<Routing>, removed: &[Arc<str>]) {
     }
     for routing in changed {
         let key = routing.key.clone();
-        let bound = Bound::new(routing);
+        let bound = Bound::new(routing, tables.get(&key).map(|before| &**before));
         for mistake in &bound.mistakes {
             tracing::warn!(service = %key, mistake, "a part of the service's routing cannot be used");
         }

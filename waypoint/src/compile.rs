@@ -4,6 +4,7 @@
 //! value is one that a newer control plane knows and we do not.
 
 mod policies;
+mod recording;
 mod routes;
 
 use std::time::Duration;
@@ -13,7 +14,8 @@ use routing::LocalRate;
 use routing::model;
 
 pub(crate) use policies::{authorizations, externals};
-pub(crate) use routes::{asks_by_path, tables};
+pub(crate) use recording::recording;
+pub(crate) use routes::{asks_by_path, filters, tables};
 
 /// What somebody's newer control plane sends.
 const UNKNOWN: &str =
@@ -42,16 +44,20 @@ fn checked_duration(wire: Option<&prost_types::Duration>) -> Result<Option<Durat
 /// A bound of requests.
 ///
 /// # Errors
-/// Why it cannot be one.
-pub(crate) fn rate(wire: Option<&wire::LocalRate>) -> Result<LocalRate, String> {
-    let wire = wire.ok_or_else(|| format!("the bound {UNKNOWN}"))?;
-    LocalRate::new(&local_rate(wire)?).map_err(str::to_owned)
+/// Why it cannot be one, or why control says that it cannot.
+pub(crate) fn rate(wire: &wire::RateLimit) -> Result<LocalRate, String> {
+    if let Some(invalid) = &wire.invalid {
+        return Err(invalid.reason.clone());
+    }
+    let rate = wire.rate.as_ref().ok_or_else(|| format!("the bound {UNKNOWN}"))?;
+    LocalRate::new(&local_rate(rate)?).map_err(str::to_owned)
 }
 
 fn local_rate(wire: &wire::LocalRate) -> Result<model::LocalRate, String> {
-    let wire::LocalRate { requests, per, burst, per_identity } = wire;
+    let wire::LocalRate { requests, per, burst, per_identity, name } = wire;
     let per = checked_duration(per.as_ref())?.unwrap_or_default();
-    Ok(model::LocalRate { requests: *requests, per, burst: *burst, per_identity: *per_identity })
+    let name = (!name.is_empty()).then(|| name.as_str().into());
+    Ok(model::LocalRate { requests: *requests, per, burst: *burst, per_identity: *per_identity, name })
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 mod attempt;
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -59,6 +59,8 @@ pub(crate) struct Pick {
     endpoint: Rc<Endpoint>,
     /// Name of the service.
     host: Arc<str>,
+    /// Port of the service, by which it may have TLS of its own; of the workload where that was addressed.
+    port: u16,
     http2: bool,
     /// All endpoints of the service port, where it is one.
     set: Option<Rc<Set>>,
@@ -76,8 +78,8 @@ pub(super) struct Got {
 
 impl Pick {
     /// An endpoint that was chosen outside of a route's own backends.
-    pub(crate) fn new(endpoint: Rc<Endpoint>, host: Arc<str>, http2: bool) -> Self {
-        Self { endpoint, host, http2, set: None, key: "".into() }
+    pub(crate) fn new(endpoint: Rc<Endpoint>, host: Arc<str>, port: u16, http2: bool) -> Self {
+        Self { endpoint, host, port, http2, set: None, key: "".into() }
     }
 }
 
@@ -101,12 +103,16 @@ pub(crate) async fn once(
 pub(crate) async fn run(mut dispatch: Dispatch<'_>, parts: Parts, _permit: RequestPermit) -> Response<AnswerBody> {
     let started = dispatch.record.started();
     let limit = dispatch.passage.as_ref().and_then(|p| p.route().request_timeout).map(|limit| started + limit);
-    let sent = match limit {
-        None => dispatch.send(parts).await,
-        Some(deadline) => match timeout_at(deadline.into(), dispatch.send(parts)).await {
-            Ok(sent) => sent,
-            Err(_) => Err(Own::upstream(Flag::TimedOut, "response_timeout")),
-        },
+    let sent = {
+        // Named once for both ways: each mention would have a place of its own in this future, and it is large.
+        let sending = pin!(dispatch.send(parts));
+        match limit {
+            None => sending.await,
+            Some(deadline) => match timeout_at(deadline.into(), sending).await {
+                Ok(sent) => sent,
+                Err(_) => Err(Own::upstream(Flag::TimedOut, "response_timeout")),
+            },
+        }
     };
     let seen = match sent {
         Ok((got, attempt_limit)) => dispatch.shown(got).await.map(|got| (got, attempt_limit)),
@@ -204,7 +210,7 @@ impl Dispatch<'_> {
             (None, Goal::Workload(workload)) => {
                 let endpoint = on(worker, |view, all| all.single(view, workload, self.connection.target.named));
                 let http2 = self.http2(parts, None, Protocol::Detect, true);
-                return Ok(Pick::new(endpoint, "".into(), http2));
+                return Ok(Pick::new(endpoint, "".into(), self.connection.target.port(), http2));
             }
         };
         let set = on(worker, |view, all| all.of(view, &key, port));
@@ -224,7 +230,7 @@ impl Dispatch<'_> {
             _ => declared,
         };
         let http2 = self.http2(parts, Some(traffic), declared, own);
-        Ok(Pick { endpoint, host: set.service.hostname.clone(), http2, set: Some(set), key })
+        Ok(Pick { endpoint, host: set.service.hostname.clone(), port, http2, set: Some(set), key })
     }
 
     /// The filters of the chosen backend.
@@ -343,13 +349,15 @@ impl Dispatch<'_> {
         let body = self.body.take();
         let attempt =
             Attempt { connection: self.connection, chosen, traffic, trace, upgrading: self.upgrading.as_ref() };
-        let sent = attempt.send(parts, body);
-        let result = match deadline {
-            None => sent.await,
-            Some(at) => match timeout_at(at.into(), sent).await {
-                Ok(result) => result,
-                Err(_) => Err(Failed::timed_out()),
-            },
+        let result = {
+            let sending = pin!(attempt.send(parts, body));
+            match deadline {
+                None => sending.await,
+                Some(at) => match timeout_at(at.into(), sending).await {
+                    Ok(result) => result,
+                    Err(_) => Err(Failed::timed_out()),
+                },
+            }
         };
         match &result {
             Ok(got) => self.record.attempted(got.response.status().as_u16(), None),

@@ -5,6 +5,7 @@
 //!   one form  caller,     token, if      policies     route    filters   backend  attempts,   filters    on drop
 //!   of it     service     there is one   of service                      endpoint retries     of it
 //! ```
+//! What is done to every request to the service (bounds, faults, processors) is changed before the match, in the same way.
 //! Whoever refuses gives an [`Own`] answer; everything behind is skipped but the record.
 
 use std::rc::Rc;
@@ -82,6 +83,9 @@ impl Exchange<'_> {
             Ok(permit) => permit,
             Err(own) => return own.send(self.record),
         };
+        if let Err(own) = self.prelude(&mut kept).await {
+            return own.send(self.record);
+        }
         let passage = match self.find_route() {
             Ok(passage) => passage,
             Err(own) => return own.send(self.record),
@@ -120,12 +124,12 @@ impl Exchange<'_> {
         if let Some(share) = bound.reporting.sampling {
             self.record.sample(share);
         }
-        if bound.reporting.unlogged {
-            self.record.unlogged();
+        if let Some(recording) = &bound.reporting.recording {
+            self.record.recording(recording, &self.parts.headers);
         }
         let claims = self.authenticate(&bound, &authority)?;
         let permit = self.authorize(&bound, &authority, claims.as_deref(), body).await?;
-        self.limit(&bound)?;
+        bound.limit(&self.connection.tunnel.caller_text)?;
         Ok(permit)
     }
 
@@ -187,14 +191,15 @@ impl Exchange<'_> {
         judged.map_err(|denial| Own::denied(denial.policy_name()))
     }
 
-    fn limit(&mut self, bound: &Bound) -> Result<(), Box<Own>> {
-        let now = Instant::now();
-        let caller = &*self.connection.tunnel.caller_text;
-        for (name, rate) in &bound.rates {
-            rate.take(now, Some(caller))
-                .map_err(|wait| Own::rate_limited(wait).with_reason(format!("rate limit {name}")))?;
+    /// What is done to every request to the service, before a route is chosen: that may look at what is written here.
+    async fn prelude(&mut self, body: &mut KeptBody) -> Result<(), Box<Own>> {
+        match self.bound.as_ref().and_then(|bound| bound.router.common(&RequestView::from(&self.parts))) {
+            None => Ok(()),
+            Some(Decision::Answer(answer)) => Err(Own::of_route(&answer)),
+            Some(Decision::Follow(passage)) => {
+                Box::pin(self.change(Some(passage), body)).await.map(drop).map_err(|r| r.0)
+            }
         }
-        Ok(())
     }
 
     /// match: the route of the request; `None` when the service has none, and requests go to its own endpoints.

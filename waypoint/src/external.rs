@@ -27,6 +27,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, Request, Response, StatusCode};
 use hyper::body::{Body, Frame, SizeHint};
+use telemetry::metrics::{CounterFamily, Metrics};
 use tokio::sync::mpsc;
 
 pub(crate) use authorize::authorize;
@@ -47,6 +48,63 @@ pub(crate) trait Transport {
     /// # Errors
     /// Why there is no answer, for people.
     fn send(&self, request: Request<CallBody>) -> impl Future<Output = Result<Response<Self::Body>, String>>;
+
+    /// Hears how a call came out, for whoever counts them.
+    fn told(&self, call: Call, came: Came);
+}
+
+/// What an external service is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Call {
+    /// Whether a request may pass.
+    Check,
+    /// What is to be changed in one half of it.
+    Process,
+}
+
+/// How a call came out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Came {
+    /// There was no answer that counts, and the request is refused.
+    Failed,
+    /// The request goes on.
+    Passed,
+    /// The service answers it.
+    Refused,
+    /// There was no answer that counts, and the request goes on, as configured.
+    Skipped,
+}
+
+impl Call {
+    /// Value of the label.
+    fn label(self) -> &'static str {
+        match self {
+            Self::Check => "check",
+            Self::Process => "process",
+        }
+    }
+}
+
+impl Came {
+    /// Value of the label.
+    fn label(self) -> &'static str {
+        match self {
+            Self::Failed => "failed",
+            Self::Passed => "passed",
+            Self::Refused => "refused",
+            Self::Skipped => "skipped",
+        }
+    }
+}
+
+/// Counters of calls: by what was asked, the service, and how it came out.
+pub(crate) fn counters(metrics: &Metrics) -> CounterFamily {
+    let labels = &["call", "destination_service", "result"];
+    metrics.counters(
+        "culvert_external_calls",
+        "Calls to external services about requests, by what came of them",
+        labels,
+    )
 }
 
 /// What is sent to a service.

@@ -17,6 +17,7 @@ use net::relay::Buffers;
 use proxy::dial::{DialError, Transport, Way, dial};
 use proxy::{Live, World};
 use telemetry::Telemetry;
+use telemetry::metrics::CounterFamily;
 
 use crate::addresses::Addresses;
 use crate::bound::Tables;
@@ -36,6 +37,8 @@ pub(crate) struct Shared {
     pub(crate) addresses: Addresses,
     pub(crate) identities: Manager,
     pub(crate) telemetry: Telemetry,
+    /// Of calls to external services.
+    pub(crate) calls: CounterFamily,
     pub(crate) drain: drain::Signal,
     pub(crate) connections: Room,
     pub(crate) handshakes: Room,

@@ -19,6 +19,10 @@ use crate::ambiguity::Heads;
 /// that waits for its window must not hold more than that.
 const WRITE: usize = 256 * 1024;
 
+/// What HTTP/2 writes in one turn leaves together up to so many bytes: the plaintext of one TLS record. Larger writes are
+/// bulk, and pass as they are.
+const TOGETHER: usize = 16 * 1024;
+
 /// Space that is reserved at a time for writes: some ten heads share an allocation, and an idle stream keeps at most this.
 const CHUNK: usize = 4 * 1024;
 
@@ -30,8 +34,21 @@ pub(crate) struct TunnelIo {
     held: Bytes,
     /// Where writes are gathered.
     gather: BytesMut,
+    /// Whether small writes wait there, and since when.
+    together: Option<Since>,
     /// Who wants to see the heads of requests.
     heads: Option<Arc<Heads>>,
+}
+
+/// Since when gathered bytes wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Since {
+    /// They were not flushed yet.
+    ThisTurn,
+    /// They were, and another turn was asked for.
+    LastTurn,
+    /// That turn is under way, or over: they go as soon as they can.
+    Before,
 }
 
 /// What a request goes out on.
@@ -47,7 +64,16 @@ pub(crate) enum UpstreamIo {
 impl TunnelIo {
     /// A stream of which `held` was read already, without returning credit for it.
     pub(crate) fn new(recv: RecvHalf, send: SendHalf, held: Bytes) -> Self {
-        Self { recv, send, held, gather: BytesMut::new(), heads: None }
+        Self { recv, send, held, gather: BytesMut::new(), together: None, heads: None }
+    }
+
+    /// For HTTP/2, which writes and flushes each larger frame by itself: head, message and trailers of a small answer would be
+    /// three frames of the tunnel, and as many writes of the far proxy to its application. Here they wait for the end of the
+    /// next turn of the connection's task: a message is written in the turn after its head. Only for who flushes in every turn,
+    /// as HTTP/2 does.
+    pub(crate) fn together(mut self) -> Self {
+        self.together = Some(Since::ThisTurn);
+        self
     }
 
     /// Shows the heads of requests as they come; what was read already belongs to the first.
@@ -61,6 +87,18 @@ impl TunnelIo {
         let total: usize = all.iter().map(|part| part.len()).sum();
         if total == 0 {
             return Poll::Ready(Ok(0));
+        }
+        if self.together.is_some() {
+            if self.gather.len() + total > TOGETHER {
+                ready!(self.poll_gathered(cx))?;
+            }
+            if total <= TOGETHER {
+                if self.gather.is_empty() {
+                    self.together = Some(Since::ThisTurn);
+                }
+                all.iter().for_each(|part| self.gather.extend_from_slice(part));
+                return Poll::Ready(Ok(total));
+            }
         }
         let mut room = ready!(self.send.poll_capacity(cx, total.min(WRITE))).map_err(broken)?;
         let sent = room;
@@ -78,6 +116,15 @@ impl TunnelIo {
         self.send.send(self.gather.split().freeze()).map_err(broken)?;
         Poll::Ready(Ok(sent))
     }
+
+    /// Sends what was gathered, as far as there is credit.
+    fn poll_gathered(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.gather.is_empty() {
+            let room = ready!(self.send.poll_capacity(cx, self.gather.len())).map_err(broken)?;
+            self.send.send(self.gather.split_to(room).freeze()).map_err(broken)?;
+        }
+        Poll::Ready(Ok(()))
+    }
 }
 
 fn broken(why: Broken) -> io::Error {
@@ -92,6 +139,17 @@ fn broken(why: Broken) -> io::Error {
 impl Read for TunnelIo {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, mut buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        match this.together {
+            _ if this.gather.is_empty() => {}
+            Some(Since::LastTurn) => this.together = Some(Since::Before),
+            // There was no credit: of that this task hears. Who writes next hears of an error, for what came is read first.
+            Some(Since::Before) => {
+                if let Poll::Ready(Err(error)) = this.poll_gathered(cx) {
+                    tracing::trace!(%error, "gathered bytes were not sent");
+                }
+            }
+            Some(Since::ThisTurn) | None => {}
+        }
         if this.held.is_empty() {
             match ready!(this.recv.poll_data(cx)).map_err(broken)? {
                 Some(bytes) => {
@@ -132,12 +190,28 @@ impl Write for TunnelIo {
         true
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.gather.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        if this.together == Some(Since::ThisTurn) {
+            this.together = Some(Since::LastTurn);
+            cx.waker().wake_by_ref();
+            return Poll::Ready(Ok(()));
+        }
+        this.together = Some(Since::Before);
+        match this.poll_gathered(cx) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            // Accepted all the same: the rest goes when there is credit.
+            Poll::Ready(Ok(())) | Poll::Pending => Poll::Ready(Ok(())),
+        }
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(self.get_mut().send.finish().map_err(broken))
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(this.poll_gathered(cx))?;
+        Poll::Ready(this.send.finish().map_err(broken))
     }
 }
 
@@ -194,5 +268,64 @@ impl Write for UpstreamIo {
             Self::Plain(io) => Pin::new(io).poll_shutdown(cx),
             Self::Secured(io) => Pin::new(&mut **io).poll_shutdown(cx),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use hbone::{Client, ClientLimits, Head, Headers, ResponseHeaders, ServerLimits, TunnelStream};
+    use tokio::task::{LocalSet, spawn_local};
+
+    use super::*;
+
+    /// Both ends of a stream, and what keeps its tunnel open.
+    async fn stream() -> (TunnelStream, TunnelStream, Client) {
+        let (near, far) = tokio::io::duplex(1 << 20);
+        let (client, driver) = hbone::connect(near, &ClientLimits::default()).await.unwrap();
+        spawn_local(driver);
+        let mut server = hbone::serve(far, ServerLimits::default());
+        let head = Head { authority: "10.0.0.1:80".to_owned(), headers: Headers::default() };
+        let accepted = async {
+            let request = server.accept().await.unwrap().unwrap();
+            request.accept(&ResponseHeaders::default()).unwrap()
+        };
+        let (opened, accepted) = tokio::join!(client.open(&head), accepted);
+        (opened.unwrap().0, accepted, client)
+    }
+
+    /// One turn of an HTTP/2 connection: it reads, in vain, writes, and flushes.
+    async fn turn(io: &mut TunnelIo, bytes: &[u8]) {
+        poll_fn(|cx| {
+            let mut byte = [0; 1];
+            let mut read = hyper::rt::ReadBuf::new(&mut byte);
+            assert!(Pin::new(&mut *io).poll_read(cx, read.unfilled()).is_pending());
+            assert!(matches!(Pin::new(&mut *io).poll_write(cx, bytes), Poll::Ready(Ok(n)) if n == bytes.len()));
+            Pin::new(&mut *io).poll_flush(cx).map(|flushed| flushed.unwrap())
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn writes_of_two_turns_leave_together_and_none_waits_longer() {
+        let story = async {
+            let (ours, theirs, _client) = stream().await;
+            let (recv, send) = ours.split();
+            let (mut theirs, _send) = theirs.split();
+            let mut io = TunnelIo::new(recv, send, Bytes::new()).together();
+            turn(&mut io, b"head").await;
+            turn(&mut io, b"body").await;
+            assert_eq!(theirs.data().await.unwrap().unwrap(), "headbody");
+            turn(&mut io, b"alone").await;
+            turn(&mut io, b"").await;
+            assert_eq!(theirs.data().await.unwrap().unwrap(), "alone");
+            // Bulk is not copied, and does not overtake.
+            turn(&mut io, b"small").await;
+            turn(&mut io, &[b'x'; TOGETHER + 1]).await;
+            assert_eq!(theirs.data().await.unwrap().unwrap(), "small");
+            assert_eq!(theirs.data().await.unwrap().unwrap().len(), TOGETHER + 1);
+        };
+        LocalSet::new().run_until(story).await;
     }
 }

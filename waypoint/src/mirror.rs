@@ -43,7 +43,7 @@ pub(crate) fn send(
             traffic.http2 || parts.version == http::Version::HTTP_2 && is_grpc(parts)
         }
     };
-    let pick = Pick::new(endpoint, set.service.hostname.clone(), http2);
+    let pick = Pick::new(endpoint, set.service.hostname.clone(), target.port, http2);
     let (parts, connection, alive) = (parts.clone(), connection.clone(), worker.live.enter());
     // The body of a copy that is not sent in time is dropped with the task.
     let key = target.service.clone();

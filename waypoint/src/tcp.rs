@@ -157,9 +157,9 @@ async fn join(
     record.enter(Phase::Pick);
     let worker = &connection.worker;
     let bound = connection.bound();
-    let (endpoint, host, key) = pick(connection, bound.as_deref(), server_name, record)?;
+    let (endpoint, host, key, port) = pick(connection, bound.as_deref(), server_name, record)?;
     let traffic = bound.as_deref().map_or(Traffic::usual(), |bound| bound.traffic(&key));
-    if traffic.tls.is_some() {
+    if traffic.tls(port).is_some() {
         record.error("TLS to the backend is configured, and connections that are not HTTP cannot have it");
         return Err(Outcome::NoHealthyUpstream);
     }
@@ -178,7 +178,8 @@ async fn join(
     Ok((far.into(), place))
 }
 
-type Picked = (Rc<Endpoint>, Option<Arc<str>>, Arc<str>);
+/// An endpoint, and name, key and port of its service.
+type Picked = (Rc<Endpoint>, Option<Arc<str>>, Arc<str>, u16);
 
 fn pick(
     connection: &Connection,
@@ -190,7 +191,7 @@ fn pick(
     let (key, port) = match (&connection.target.kind, bound) {
         (Kind::Workload { workload, .. }, _) => {
             let endpoint = on(worker, |view, all| all.single(view, workload, connection.target.named));
-            return Ok((endpoint, None, "".into()));
+            return Ok((endpoint, None, "".into(), connection.target.port()));
         }
         (Kind::Service(key), Some(bound)) => {
             let mut refused = |refusal: Refusal| {
@@ -222,7 +223,7 @@ fn pick(
         record.error(format!("service {key} has no usable endpoint for port {port}"));
         Outcome::NoHealthyUpstream
     })?;
-    Ok((endpoint, Some(set.service.hostname.clone()), key))
+    Ok((endpoint, Some(set.service.hostname.clone()), key, port))
 }
 
 /// Looks at the worker's endpoints, with its view of the world.

@@ -3,5 +3,6 @@
 mod connections;
 mod guards;
 mod harness;
+mod policies;
 mod requests;
 mod resilience;

@@ -135,7 +135,8 @@ pub(crate) async fn lease(
     if let Some(sender) = shelf.idle() {
         return Ok(Lease { shelf, kind: Kind::Http1(sender), reused: true });
     }
-    fresh(worker, endpoint, host, settings).await
+    // Boxed: large, and most requests find a connection.
+    Box::pin(fresh(worker, endpoint, host, settings)).await
 }
 
 /// A new HTTP/1 connection.
@@ -218,7 +219,8 @@ async fn secured(
     http2: bool,
     settings: &Settings,
 ) -> Result<UpstreamIo, Fault> {
-    let io = open(worker, endpoint, Some(host), settings.connect_timeout).await?.into_io();
+    let io =
+        open(worker, endpoint, Some(host), settings.connect_timeout).await?.into_io(http2 && settings.tls.is_none());
     let Some(tls) = &settings.tls else { return Ok(io) };
     let failed = |why: String| Fault::new(Outcome::TlsFailed, format!("TLS to the application: {why}"));
     match timeout(settings.connect_timeout, tls.connect(io, http2)).await {

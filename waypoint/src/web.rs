@@ -27,17 +27,20 @@ pub(crate) async fn serve(connection: Rc<Connection>, client: Client, http2: boo
     let peer = connection.tunnel.peer;
     let limits = &worker.shared.config.limits;
     let (io, heads) = match client.into_io() {
-        io if http2 => (io, None),
+        io if http2 => (io.together(), None),
         io => {
             let (io, heads) = io.shown();
             (io, Some(heads))
         }
     };
-    let service = service_fn(move |request| {
+    let answer = move |request| {
         let (connection, heads) = (connection.clone(), heads.clone());
         async move { Ok::<_, Infallible>(exchange(&connection, request, heads.as_ref()).await) }
-    });
+    };
     let ended = if http2 {
+        // Boxed: the library makes a task of each, and moves it several times on its way there. With HTTP/1 it has one place
+        // on the heap for all of a connection.
+        let service = service_fn(move |request| Box::pin(answer(request)));
         let served = http2_builder(limits).serve_connection(io, service);
         let mut served = pin!(served);
         tokio::select! {
@@ -49,7 +52,7 @@ pub(crate) async fn serve(connection: Rc<Connection>, client: Client, http2: boo
             }
         }
     } else {
-        let served = http1_builder(limits).serve_connection(io, service).with_upgrades();
+        let served = http1_builder(limits).serve_connection(io, service_fn(answer)).with_upgrades();
         let mut served = pin!(served);
         tokio::select! {
             ended = &mut served => ended,
@@ -102,4 +105,27 @@ fn http2_builder(limits: &Limits) -> http2::Builder<LocalExecutor> {
         .max_header_list_size(limits.head_bytes)
         .enable_connect_protocol();
     builder
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use http::Request;
+    use hyper::body::Incoming;
+
+    use super::*;
+    use crate::ambiguity::Heads;
+
+    fn bytes_of<'a, F>(_: impl FnOnce(&'a Rc<Connection>, Request<Incoming>, Option<&'a Arc<Heads>>) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// What an open request holds, and what is moved when it begins: 8.7 KB today, in which heads that are handed from step to
+    /// step are most. A future that is awaited in two branches shows here at once.
+    #[test]
+    fn a_request_under_way_does_not_grow() {
+        let bytes = bytes_of(exchange);
+        assert!(bytes <= 9 * 1024, "{bytes}");
+    }
 }

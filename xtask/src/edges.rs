@@ -52,7 +52,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     // L4: programs. None imports another.
     ("ca", &["chassis", "document", "identity", "kubernetes", "mesh", "proto", "telemetry"]),
-    ("control", &["chassis", "document", "identity", "kubernetes", "mesh", "proto", "telemetry", "xds"]),
+    ("control", &["chassis", "document", "identity", "kubernetes", "mesh", "policy", "proto", "telemetry", "xds"]),
     ("culvert", &["document", "kubernetes", "lab", "mesh"]),
     (
         "node",
@@ -109,7 +109,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // Tools.
     ("bench", &["identity", "lab", "proto", "routing", "xds"]),
     ("e2e-cluster", &["document", "kubernetes", "lab", "mesh"]),
-    ("e2e-lab", &["hbone", "identity", "lab", "mesh"]),
+    ("e2e-lab", &["hbone", "identity", "lab", "mesh", "proto"]),
     ("xtask", &[]),
 ];
 

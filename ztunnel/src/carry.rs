@@ -15,6 +15,7 @@ use proxy::{World, bond};
 use telemetry::Record;
 use tokio::net::TcpStream;
 
+use crate::egress::Leaving;
 use crate::here::Here;
 use crate::judge;
 use crate::pod::Pod;
@@ -38,37 +39,44 @@ impl Far {
     }
 }
 
-/// Relays between the application and the far side. With a permit, the connection is judged again at every change that
-/// could matter, and cut when it is not allowed any more.
-pub(crate) async fn carry(
-    here: &Here,
-    app: TcpStream,
-    far: Far,
-    record: &mut Record,
-    permit: Option<Permit>,
-) -> Outcome {
+/// By what right a connection is there. It is judged again at every change that could matter, and cut when it is not allowed
+/// any more.
+pub(crate) enum Right {
+    /// It was let in.
+    In(Permit),
+    /// It was let out.
+    Out(Leaving),
+}
+
+/// Relays between the application and the far side.
+pub(crate) async fn carry(here: &Here, app: TcpStream, far: Far, record: &mut Record, right: Right) -> Outcome {
+    let (permit, leaving) = match right {
+        Right::In(permit) => (Some(permit), None),
+        Right::Out(leaving) => (None, Some(leaving)),
+    };
     let guard = permit.map(|permit| Guard { permit, pod: here.pod.clone(), certificates: Vec::new() });
+    let rights = Rights { guard: guard.as_ref(), leaving: leaving.as_ref() };
     let progress = Arc::new(Progress::new());
     open(record, &progress, record.facts().direction == Direction::Outbound);
     let app = TcpEnd::new(app);
     let app_socket = app.stream().clone();
-    let (outcome, withdrawn) = match far {
+    let cut = match far {
         Far::Plain(stream) => {
             let far = TcpEnd::new(stream);
             let far_socket = far.stream().clone();
-            let ended = run(here, app, far, &progress, guard.as_ref()).await;
+            let ended = run(here, app, far, &progress, rights).await;
             if let Some(health) = socket::tcp_info(&far_socket) {
                 record.health(crate::here::health(&health));
             }
             ended
         }
-        Far::Tunnel(stream) => run(here, app, TunnelEnd::new(stream), &progress, guard.as_ref()).await,
+        Far::Tunnel(stream) => run(here, app, TunnelEnd::new(stream), &progress, rights).await,
     };
     drop(app_socket);
-    if let Some(denial) = withdrawn {
+    if let Some((_, denial)) = cut.denial {
         judge::denied(denial, record);
     }
-    outcome
+    cut.outcome
 }
 
 /// Counts a connection as open, with the relay's own counters; the first end of the relay is the source, or the
@@ -86,10 +94,29 @@ pub(crate) struct Guard {
     pub(crate) certificates: Vec<Peer>,
 }
 
-/// Why a connection is ended from outside.
-pub(crate) type Cut = (Outcome, Option<policy::Denial>);
+/// What is watched while bytes flow.
+#[derive(Clone, Copy)]
+pub(crate) struct Rights<'a> {
+    /// Of who was let in.
+    pub(crate) guard: Option<&'a Guard>,
+    /// Of who was let out.
+    pub(crate) leaving: Option<&'a Leaving>,
+}
 
-pub(crate) async fn run<B>(here: &Here, app: TcpEnd, far: B, progress: &Progress, guard: Option<&Guard>) -> Cut
+/// How a connection ended, and who does not allow it any more.
+pub(crate) struct Cut {
+    pub(crate) outcome: Outcome,
+    /// At which end it is denied, and why.
+    pub(crate) denial: Option<(Direction, policy::Denial)>,
+}
+
+impl From<Outcome> for Cut {
+    fn from(outcome: Outcome) -> Self {
+        Self { outcome, denial: None }
+    }
+}
+
+pub(crate) async fn run<B>(here: &Here, app: TcpEnd, far: B, progress: &Progress, rights: Rights<'_>) -> Cut
 where
     B: IntoEnd,
     B::End: Unpin,
@@ -98,8 +125,8 @@ where
     progress.abort_on_drop(true);
     tokio::select! {
         biased;
-        ended = relay(app, far, progress, &here.worker.buffers) => (outcome(ended), None),
-        cut = cut(here, guard) => cut,
+        ended = relay(app, far, progress, &here.worker.buffers) => outcome(ended).into(),
+        cut = cut(here, rights) => cut,
     }
 }
 
@@ -113,10 +140,16 @@ fn outcome(ended: Ended) -> Outcome {
 }
 
 /// Resolves when the connection has to end although both of its ends would go on.
-async fn cut(here: &Here, guard: Option<&Guard>) -> Cut {
+async fn cut(here: &Here, Rights { guard, leaving }: Rights<'_>) -> Cut {
     let withdrawn = async {
         match guard {
             Some(guard) => withdrawn(&here.shared.world, guard).await,
+            None => pending().await,
+        }
+    };
+    let forbidden = async {
+        match leaving {
+            Some(leaving) => leaving.withdrawn(&here.shared.world, &here.pod).await,
             None => pending().await,
         }
     };
@@ -137,11 +170,16 @@ async fn cut(here: &Here, guard: Option<&Guard>) -> Cut {
         }
     };
     tokio::select! {
-        () = here.pod.gone() => (Outcome::PodGone, None),
-        () = revoked => (Outcome::CertRevoked, None),
-        () = other_gone => (Outcome::PodGone, None),
-        () = here.shared.drain.forced() => (Outcome::Drained, None),
-        denial = withdrawn => (Outcome::PolicyWithdrawn, Some(denial)),
+        () = here.pod.gone() => Outcome::PodGone.into(),
+        () = revoked => Outcome::CertRevoked.into(),
+        () = other_gone => Outcome::PodGone.into(),
+        () = here.shared.drain.forced() => Outcome::Drained.into(),
+        denial = withdrawn => {
+            Cut { outcome: Outcome::PolicyWithdrawn, denial: Some((Direction::Inbound, denial)) }
+        }
+        denial = forbidden => {
+            Cut { outcome: Outcome::PolicyWithdrawn, denial: Some((Direction::Outbound, denial)) }
+        }
     }
 }
 

@@ -24,7 +24,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::carry::{Far, carry};
+use crate::carry::{Far, Right, carry};
 use crate::here::{Here, health};
 use crate::judge;
 use crate::world::OfPod as _;
@@ -167,7 +167,7 @@ async fn one(here: Rc<Here>, tunnel: Rc<Tunnel>, mut request: Request) {
     };
     let to = joined.app_addr.to_string();
     let _entry = here.pod.enter(Direction::Inbound, tunnel.peer.0, to.clone(), to, "HBONE");
-    let outcome = carry(&here, joined.app, Far::Tunnel(far), &mut record, Some(joined.permit)).await;
+    let outcome = carry(&here, joined.app, Far::Tunnel(far), &mut record, Right::In(joined.permit)).await;
     if let Some(found) = socket::tcp_info(&tunnel.socket) {
         record.health(health(&found));
     }

@@ -51,7 +51,7 @@ pub(crate) fn denied(denial: Denial, record: &mut Record) {
 }
 
 /// As [`denied`], with what else may be behind it.
-fn explained(denial: &Denial, why: Option<String>, record: &mut Record) {
+pub(crate) fn explained(denial: &Denial, why: Option<String>, record: &mut Record) {
     record.denied(telemetry::Denial {
         policy: denial.policy_name().map(Into::into),
         explanation: why.map_or_else(|| denial.to_string(), |why| format!("{denial}; {why}")),

@@ -11,6 +11,7 @@ mod dial;
 mod discovery;
 mod dns;
 mod dropin;
+mod egress;
 mod here;
 mod inbound;
 mod judge;

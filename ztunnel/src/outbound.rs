@@ -14,9 +14,10 @@ use proxy::dial::{self, CONNECT};
 use telemetry::{Phase, Record};
 use tokio::net::TcpStream;
 
-use crate::carry::{Far, carry};
+use crate::carry::{Far, Right, carry};
 use crate::config::{SameNode, UnknownPod};
 use crate::dns;
+use crate::egress::{self, Goal, Leaving};
 use crate::here::Here;
 use crate::same_node::{self, Near, Wanted};
 use crate::world::OfPod as _;
@@ -52,10 +53,11 @@ pub(crate) async fn outbound(here: Rc<Here>, mut app: TcpStream) {
             return same_node::carry(&here, app, *near, record).await;
         }
     };
-    let (actual, protocol) = (joined.actual.to_string(), joined.far.protocol());
+    let FarJoined { actual, far, bond, leaving } = joined;
+    let (actual, protocol) = (actual.to_string(), far.protocol());
     let _entry = here.pod.enter(Direction::Outbound, peer.0, original.to_string(), actual, protocol);
-    let outcome = carry(&here, app, joined.far, &mut record, None).await;
-    let revoked = outcome == Outcome::TunnelLost && joined.bond.is_some_and(|bond| bond.is_broken());
+    let outcome = carry(&here, app, far, &mut record, Right::Out(leaving)).await;
+    let revoked = outcome == Outcome::TunnelLost && bond.is_some_and(|bond| bond.is_broken());
     if revoked {
         record.error("a certificate of the tunnel was revoked");
     }
@@ -76,6 +78,8 @@ struct FarJoined {
     far: Far,
     /// What the tunnel rests on; none without one.
     bond: Option<Rc<dyn Bond>>,
+    /// The pod may dial it.
+    leaving: Leaving,
 }
 
 /// Everything between accept and relay.
@@ -84,41 +88,26 @@ async fn join(here: &Here, peer: PeerAddr, original: OriginalDst, record: &mut R
     let source = here.shared.world.local(&here.pod).await.ok_or(Outcome::UnknownSource)?;
     record.source(source.clone());
     let route = resolve(here, &source, original).await.map_err(|unresolved| refuse(&unresolved, record))?;
+    describe(&route, record);
+    let Some(goal) = Goal::of(&route) else { return Err(Outcome::NoHealthyUpstream) };
+    let leaving = egress::leave(here, &source, goal, record).await?;
     match route {
-        Route::Passthrough { to, .. } => plain(here, to, record).await,
-        Route::Direct { to, workload, service } => {
-            destination(record, Some(workload), service);
-            plain(here, to, record).await
-        }
+        Route::Passthrough { to, .. } | Route::Direct { to, .. } => plain(here, to, leaving, record).await,
         Route::Tunnel { authority, workload, service, same_node: true, .. }
             if here.shared.config.same_node == SameNode::Direct && here.shared.pods.of(&workload).is_some() =>
         {
-            destination(record, Some(workload.clone()), service.clone());
-            let wanted = Wanted { peer, authority, workload, service };
+            let wanted = Wanted { peer, authority, workload, service, leaving };
             same_node::join(here, &source, wanted, record).await.map(|near| Joined::Near(Box::new(near)))
         }
         Route::Tunnel { tunnel, authority, workload, service, expected, .. } => {
-            let hop = Hop { tunnel, authority, uid: workload.uid.clone(), expected };
-            destination(record, Some(workload), service.clone());
-            through(here, &source, peer, hop, service, record).await
+            let hop = Hop { tunnel, authority, uid: workload.uid.clone(), expected, service, leaving };
+            through(here, &source, peer, hop, record).await
         }
         Route::Waypoint { tunnel, authority, waypoint, service, expected, .. } => {
-            let hop = Hop { tunnel, authority, uid: waypoint.uid.clone(), expected };
-            record.via_waypoint();
-            destination(record, Some(waypoint), service.clone());
-            through(here, &source, peer, hop, service, record).await
+            let hop = Hop { tunnel, authority, uid: waypoint.uid.clone(), expected, service, leaving };
+            through(here, &source, peer, hop, record).await
         }
-        Route::Gateway { .. } => {
-            record.error("the destination is on another network, and this version does not cross networks");
-            Err(Outcome::NoHealthyUpstream)
-        }
-        Route::Named(named) => {
-            record.error(format!(
-                "the endpoint has only the name {:?}, and this version does not look names up",
-                named.hostname()
-            ));
-            Err(Outcome::NoHealthyUpstream)
-        }
+        Route::Gateway { .. } | Route::Named(_) => Err(Outcome::NoHealthyUpstream),
     }
 }
 
@@ -151,24 +140,40 @@ fn refuse(unresolved: &Unresolved, record: &mut Record) -> Outcome {
     unresolved.outcome()
 }
 
-fn destination(record: &mut Record, workload: Option<Arc<Workload>>, service: Option<Arc<Service>>) {
-    if let Some(workload) = workload {
-        record.destination(workload);
-    }
-    if let Some(service) = service {
+/// What the record says of a route, whether or not it is gone.
+fn describe(route: &Route, record: &mut Record) {
+    let (workload, service) = match route {
+        Route::Passthrough { .. } => return,
+        Route::Direct { workload, service, .. } | Route::Tunnel { workload, service, .. } => (workload, service),
+        Route::Waypoint { waypoint, service, .. } => {
+            record.via_waypoint();
+            (waypoint, service)
+        }
+        Route::Gateway { .. } => {
+            return record.error("the destination is on another network, and this version does not cross networks");
+        }
+        Route::Named(named) => {
+            return record.error(format!(
+                "the endpoint has only the name {:?}, and this version does not look names up",
+                named.hostname()
+            ));
+        }
+    };
+    record.destination(workload.clone());
+    if let Some(service) = service.clone() {
         record.service(service);
     }
 }
 
 /// Plain TCP, from inside the pod.
-async fn plain(here: &Here, to: SocketAddr, record: &mut Record) -> Result<Joined, Outcome> {
+async fn plain(here: &Here, to: SocketAddr, leaving: Leaving, record: &mut Record) -> Result<Joined, Outcome> {
     record.enter(Phase::Connect);
     record.next_hop(to);
     // Nobody is told of it, but the connection has a span as any other.
     record.trace_context();
     let options = ConnectOptions { to, source: None, mark: here.shared.egress_mark(), timeout: CONNECT };
     let stream = socket::connect(Some(here.pod.netns()), &options).await.map_err(|e| dial::outcome(&e, record))?;
-    Ok(Joined::Far(FarJoined { actual: to, far: Far::Plain(stream), bond: None }))
+    Ok(Joined::Far(FarJoined { actual: to, far: Far::Plain(stream), bond: None, leaving }))
 }
 
 /// The next hop of a tunnelled connection.
@@ -177,6 +182,9 @@ struct Hop {
     authority: SocketAddr,
     uid: Arc<str>,
     expected: Vec<Identity>,
+    /// What was asked for.
+    service: Option<Arc<Service>>,
+    leaving: Leaving,
 }
 
 /// HBONE: a stream on a tunnel to the next hop.
@@ -185,7 +193,6 @@ async fn through(
     source: &Workload,
     peer: PeerAddr,
     hop: Hop,
-    service: Option<Arc<Service>>,
     record: &mut Record,
 ) -> Result<Joined, Outcome> {
     let identity = source.identity().map_err(|e| {
@@ -206,7 +213,7 @@ async fn through(
     let headers = Headers {
         baggage: Baggage::from(source),
         forwarded_for: Some(peer.0),
-        forwarded_host: service.map(|s| s.hostname.to_string()),
+        forwarded_host: hop.service.map(|s| s.hostname.to_string()),
         traceparent: Some(record.trace_context()),
         network: None,
     };
@@ -218,7 +225,8 @@ async fn through(
     phases(&opened, began, record);
     record.mutual_tls();
     record.destination_identity(opened.bond.peer().clone());
-    Ok(Joined::Far(FarJoined { actual: hop.tunnel.0, far: Far::Tunnel(opened.stream), bond: Some(opened.bond) }))
+    let far = Far::Tunnel(opened.stream);
+    Ok(Joined::Far(FarJoined { actual: hop.tunnel.0, far, bond: Some(opened.bond), leaving: hop.leaving }))
 }
 
 /// Writes what the pool measured into the record.

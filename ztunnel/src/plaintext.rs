@@ -10,7 +10,7 @@ use proxy::dial::{self, CONNECT};
 use telemetry::{Phase, Record};
 use tokio::net::TcpStream;
 
-use crate::carry::{Far, carry};
+use crate::carry::{Far, Right, carry};
 use crate::here::Here;
 use crate::judge;
 use crate::world::OfPod as _;
@@ -39,7 +39,7 @@ pub(crate) async fn plaintext(here: Rc<Here>, client: TcpStream) {
     };
     let to = original.to_string();
     let _entry = here.pod.enter(Direction::Inbound, peer.0, to.clone(), to, "TCP");
-    let outcome = carry(&here, app, Far::Plain(client), &mut record, Some(permit)).await;
+    let outcome = carry(&here, app, Far::Plain(client), &mut record, Right::In(permit)).await;
     record.finish(outcome);
 }
 

@@ -1,5 +1,5 @@
-//! Two pods of one node, with `sameNode: direct`: everything is checked as for a tunnel (certificates of both ends, policy
-//! of the destination), but the bytes go from one application's socket to the other's without leaving the kernel.
+//! Two pods of one node, with `sameNode: direct`: everything is checked as for a tunnel (certificates and policies of both
+//! ends), but the bytes go from one application's socket to the other's without leaving the kernel.
 //!
 //! There is no handshake to prove an identity with, and none is needed: both pods were handed to this proxy by the node
 //! agent, and which one a connection comes from is the network namespace that it was accepted in.
@@ -16,7 +16,8 @@ use proxy::dial::{self, CONNECT};
 use telemetry::{Phase, Record};
 use tokio::net::TcpStream;
 
-use crate::carry::{self, Guard};
+use crate::carry::{self, Guard, Rights};
+use crate::egress::Leaving;
 use crate::here::Here;
 use crate::judge;
 use crate::pod::Entry;
@@ -27,6 +28,8 @@ pub(crate) struct Wanted {
     pub(crate) authority: SocketAddr,
     pub(crate) workload: Arc<Workload>,
     pub(crate) service: Option<Arc<Service>>,
+    /// The source may dial it.
+    pub(crate) leaving: Leaving,
 }
 
 /// A connection to a pod of this node whose application has accepted.
@@ -34,6 +37,7 @@ pub(crate) struct Near {
     app: TcpStream,
     app_addr: AppAddr,
     guard: Guard,
+    leaving: Leaving,
     /// The destination's own record: it reports as if the connection had come from another node.
     record: Record,
     _entry: Entry,
@@ -60,7 +64,7 @@ pub(crate) async fn join(here: &Here, source: &Workload, wanted: Wanted, record:
         Ok((app, app_addr, guard)) => {
             let to = app_addr.to_string();
             let entry = guard.pod.enter(Direction::Inbound, wanted.peer.0, to.clone(), to, "TCP");
-            Ok(Near { app, app_addr, guard, record: theirs, _entry: entry })
+            Ok(Near { app, app_addr, guard, leaving: wanted.leaving, record: theirs, _entry: entry })
         }
         Err(outcome) => {
             theirs.finish(outcome);
@@ -129,14 +133,17 @@ fn own_address(source: &Workload, wanted: &Wanted) -> Option<IpAddr> {
 
 /// Relays to the end. Two plain sockets: the relay splices them once the flow is worth it.
 pub(crate) async fn carry(here: &Here, app: TcpStream, near: Near, mut record: Record) {
-    let Near { app: server, guard, record: mut theirs, .. } = near;
+    let Near { app: server, guard, leaving, record: mut theirs, .. } = near;
     let progress = Arc::new(Progress::new());
     carry::open(&mut record, &progress, true);
     carry::open(&mut theirs, &progress, true);
-    let (outcome, withdrawn) = carry::run(here, TcpEnd::new(app), TcpEnd::new(server), &progress, Some(&guard)).await;
-    if let Some(denial) = withdrawn {
-        judge::denied(denial, &mut theirs);
+    let rights = Rights { guard: Some(&guard), leaving: Some(&leaving) };
+    let cut = carry::run(here, TcpEnd::new(app), TcpEnd::new(server), &progress, rights).await;
+    match cut.denial {
+        Some((Direction::Inbound, denial)) => judge::denied(denial, &mut theirs),
+        Some((Direction::Outbound, denial)) => judge::denied(denial, &mut record),
+        None => {}
     }
-    theirs.finish(outcome);
-    record.finish(outcome);
+    theirs.finish(cut.outcome);
+    record.finish(cut.outcome);
 }

@@ -5,38 +5,48 @@
 //! client's own late waking does not.
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::connect;
-use crate::site::HTTP;
 
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n";
 
-pub(super) fn run(ip: IpAddr, rate: u64, connections: usize, time: Duration) -> Result<()> {
+/// Room for an answer.
+pub(super) const ANSWER: usize = 4096;
+
+pub(super) fn run(to: SocketAddr, rate: u64, connections: usize, time: Duration) -> Result<()> {
     let every = Duration::from_secs_f64(connections as f64 / rate as f64);
     // Spread evenly, so that the requests of all connections are not due at once.
     let start = |n: usize| Instant::now() + every.mul_f64(n as f64 / connections as f64);
     let threads: Vec<_> =
-        (0..connections).map(start).map(|at| thread::spawn(move || one(ip, at, every, time))).collect();
+        (0..connections).map(start).map(|at| thread::spawn(move || one(to, at, every, time))).collect();
     let mut all = Vec::new();
     for thread in threads {
         all.extend(thread.join().map_err(|_| anyhow!("a connection panicked"))??);
     }
-    ensure!(!all.is_empty(), "no answer came");
-    all.sort();
-    let rate = all.len() as f64 / time.as_secs_f64();
-    println!("{}", json!({"p50": micros(&all, 0.50), "p99": micros(&all, 0.99), "count": all.len(), "rate": rate}));
+    println!("{}", told(all, time)?);
     Ok(())
 }
 
-fn one(ip: IpAddr, first: Instant, every: Duration, time: Duration) -> Result<Vec<Duration>> {
-    let mut stream = connect(SocketAddr::new(ip, HTTP))?;
-    let mut buffer = vec![0; 4096];
+/// What is said of the times of all requests.
+pub(super) fn told(mut all: Vec<Duration>, time: Duration) -> Result<Value> {
+    ensure!(!all.is_empty(), "no answer came");
+    all.sort();
+    let share = |share| micros(&all, share);
+    let rate = all.len() as f64 / time.as_secs_f64();
+    Ok(json!({
+        "p50": share(0.50), "p99": share(0.99), "p999": share(0.999), "count": all.len(), "rate": rate,
+    }))
+}
+
+fn one(to: SocketAddr, first: Instant, every: Duration, time: Duration) -> Result<Vec<Duration>> {
+    let mut stream = connect(to)?;
+    let mut buffer = vec![0; ANSWER];
     // The first answer pays for the connection and the tunnel, and tells how long answers are.
     let length = ask(&mut stream, &mut buffer, None)?;
     let mut times = Vec::new();
@@ -61,7 +71,7 @@ fn wait_until(due: Instant) -> Instant {
 }
 
 /// One request and its whole answer; gives back the answer's length.
-fn ask(stream: &mut TcpStream, buffer: &mut [u8], length: Option<usize>) -> Result<usize> {
+pub(super) fn ask(stream: &mut TcpStream, buffer: &mut [u8], length: Option<usize>) -> Result<usize> {
     stream.write_all(REQUEST)?;
     let mut got = 0;
     loop {

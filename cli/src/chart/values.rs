@@ -17,7 +17,7 @@ pub(crate) struct Values {
     /// The certificate authority.
     pub(crate) ca: Authority,
     /// The control plane.
-    pub(crate) control: Replicated,
+    pub(crate) control: Control,
     /// Waypoints, which the control plane makes of Gateways.
     pub(crate) waypoint: Waypoint,
     /// The node proxy.
@@ -118,14 +118,72 @@ pub(crate) struct Authority {
     pub(crate) trusted_node_accounts: Vec<String>,
 }
 
-/// A program with replicas.
+/// The control plane.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub(crate) struct Replicated {
+pub(crate) struct Control {
     /// How many pods.
     pub(crate) replicas: u32,
     /// CPU and memory, as in a container.
     pub(crate) resources: serde_json::Map<String, serde_json::Value>,
+    /// Who is asked by AuthorizationPolicies with action CUSTOM, as in `extensionProviders` of Istio's MeshConfig.
+    pub(crate) extension_providers: Vec<ExtensionProvider>,
+    /// PEM of the roots to trust when keys of token issuers (`jwksUri`) are fetched, in place of the public ones; empty: the
+    /// public ones. `--set-file control.issuerRoots=roots.pem`.
+    pub(crate) issuer_roots: String,
+}
+
+/// An authorizer: exactly one of the two ways to ask it.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct ExtensionProvider {
+    /// Name that policies use.
+    pub(crate) name: String,
+    /// Asked by Envoy's ext_authz v3.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) envoy_ext_authz_grpc: Option<Authorizer>,
+    /// Asked by a copy of the request's head.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) envoy_ext_authz_http: Option<Authorizer>,
+}
+
+/// How an authorizer is asked.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct Authorizer {
+    /// Host name of its service, or `namespace/hostname`.
+    pub(crate) service: String,
+    /// Port of the service.
+    pub(crate) port: u16,
+    /// How long an answer may take, such as `500ms`; a second when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) timeout: Option<String>,
+    /// Whether requests pass while it does not answer. No when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) fail_open: Option<bool>,
+    /// The answer to a client while it does not answer; 403 when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) status_on_error: Option<u16>,
+    /// What stands before the request's path when it is asked by HTTP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) path_prefix: Option<String>,
+    /// Headers of the request that it sees, beside those that it always sees, when it is asked by HTTP.
+    #[serde(default)]
+    pub(crate) include_request_headers_in_check: Vec<String>,
+    /// Headers of its answer that the backend sees, when it is asked by HTTP.
+    #[serde(default)]
+    pub(crate) headers_to_upstream_on_allow: Vec<String>,
+    /// What it sees of the request's body. Nothing when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) include_request_body_in_check: Option<ShownBody>,
+}
+
+/// What an authorizer sees of a body.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct ShownBody {
+    /// Bytes; a larger body is refused.
+    pub(crate) max_request_bytes: u32,
 }
 
 /// Waypoints. What is said here holds for all; a Gateway's `infrastructure.parametersRef` lays its own pieces over it.
@@ -253,6 +311,8 @@ pub(crate) struct Tracing {
     pub(crate) endpoint: String,
     /// Share of connections that are traced, 0 to 1.
     pub(crate) sampling: f64,
+    /// Send records of the access log there, too. They are written to standard output all the same.
+    pub(crate) access_log: bool,
 }
 
 /// Everything that can be set in the chart `culvert-crds`.

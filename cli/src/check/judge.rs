@@ -357,10 +357,7 @@ fn tunnels(facts: &Facts) -> Vec<Line> {
     if blocked.is_empty() {
         return vec![ok(id, "no NetworkPolicy keeps tunnels (TCP 15008) from pods in the mesh")];
     }
-    blocked
-        .into_iter()
-        .map(|(policy, patch)| fail(id, format!("NetworkPolicy {policy} keeps tunnels (TCP 15008) out"), patch))
-        .collect()
+    blocked.into_iter().map(|b| fail(id, format!("NetworkPolicy {} {}", b.policy, b.what), b.remedy)).collect()
 }
 
 #[cfg(test)]

@@ -62,12 +62,12 @@ pub(super) fn find(
     found.extend(pods.iter().filter_map(pod));
     let mut as_enrolled = namespace.clone();
     as_enrolled.labels_mut().insert(super::MODE.to_owned(), "ambient".to_owned());
-    for (policy, patch) in super::blocked(&[as_enrolled], pods, policies) {
+    for super::Blocked { policy, what, remedy } in super::blocked(&[as_enrolled], pods, policies) {
         found.push(Finding {
             severity: Severity::Breaks,
             object: format!("NetworkPolicy {policy}"),
-            what: "does not let tunnels in: in the mesh every connection arrives on TCP 15008".to_owned(),
-            remedy: patch,
+            what: format!("{what}: in the mesh every connection between pods is to TCP 15008"),
+            remedy,
         });
     }
     Ok(found)

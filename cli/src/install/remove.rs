@@ -29,10 +29,11 @@ const CONTROL: &str = "culvert-control";
 
 /// Kinds that it makes: (apiVersion, kind), Gateways only where a namespace asks for a waypoint by label. A Deployment goes
 /// before the account that its pods run as.
-const WAYPOINTS: [(&str, &str); 7] = [
+const WAYPOINTS: [(&str, &str); 8] = [
     ("gateway.networking.k8s.io/v1", "Gateway"),
     ("autoscaling/v2", "HorizontalPodAutoscaler"),
     ("policy/v1", "PodDisruptionBudget"),
+    ("networking.k8s.io/v1", "NetworkPolicy"),
     ("apps/v1", "Deployment"),
     ("v1", "Service"),
     ("v1", "ServiceAccount"),

@@ -127,6 +127,8 @@ mod tests {
         let objects: Vec<&str> = told.lines().filter(|line| !line.starts_with(' ')).collect();
         let wanted = [
             "~ ConfigMap culvert-system/culvert",
+            // It makes waypoints' policies by the same setting.
+            "~ ConfigMap culvert-system/culvert-control",
             "~ Deployment culvert-system/culvert-control",
             "- NetworkPolicy culvert-system/culvert-ca",
             "- NetworkPolicy culvert-system/culvert-control",

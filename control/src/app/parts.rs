@@ -17,6 +17,7 @@ use telemetry::metrics::CounterFamily;
 use tokio::sync::{mpsc, watch as watched};
 use xds::server::Server;
 
+use crate::acknowledged::{self, Replicas};
 use crate::apply::{Ask, Outside, Waiting, Words};
 use crate::arrival::Feed;
 use crate::config::Config;
@@ -25,11 +26,11 @@ use crate::folder::Folder;
 use crate::grants::{Grants, Known, TokenFile};
 use crate::keys::{self, Fetcher};
 use crate::lease::Election;
+use crate::maps;
 use crate::status_writer::Writer;
 use crate::tls::{self, Renewal};
 use crate::watch;
 use crate::world::Settings;
-use crate::{acknowledged, maps};
 
 /// User agent at the API server.
 const PROGRAM: &str = concat!("culvert-control/", env!("CARGO_PKG_VERSION"));
@@ -72,6 +73,8 @@ pub(super) struct Plane {
     pub(super) tls: Arc<ServerTls>,
     certified: Condition,
     renewal: Option<Renewal>,
+    /// Whether this replica leads.
+    leads: watched::Sender<bool>,
 }
 
 impl Plane {
@@ -96,13 +99,15 @@ impl Plane {
         };
         if let Some(file) = &config.token_file {
             let reviewer = Arc::new(TokenFile::open(file.clone())?);
-            return Ok(Self { client: None, reviewer, cached: None, tls, certified, renewal });
+            let leads = watched::Sender::new(false);
+            return Ok(Self { client: None, reviewer, cached: None, tls, certified, renewal, leads });
         }
         let client = connect(&source(config), PROGRAM).await.context("source.kubernetes")?;
         let asked = Arc::new(TokenReviewer::new(client.clone(), config.audience.as_str()));
         let cached = Cached::new(asked, Limits::default());
         let reviewer = Arc::new(Known::new(Arc::new(cached.clone()), config.pace.outage.get()));
-        Ok(Self { client: Some(client), reviewer, cached: Some(cached), tls, certified, renewal })
+        let leads = watched::Sender::new(false);
+        Ok(Self { client: Some(client), reviewer, cached: Some(cached), tls, certified, renewal, leads })
     }
 
     /// Fetches what the world needs from outside, and hears for it when nodes have acknowledged; for ever.
@@ -120,7 +125,7 @@ impl Plane {
             metrics.counters("culvert_control_key_fetches", "Fetches of issuers' keys, by result", &["result"]);
         let errors = metrics.counters("culvert_control_map_errors", "Errors of watches of ConfigMaps", &["kind"]);
         let keys = keys::run(fetcher, outside.keys.subscribe(), feed.clone(), fetched);
-        let acknowledged = acknowledged::run(server, outside.waiting.subscribe(), feed.clone());
+        let acknowledged = acknowledged::run(server, outside.waiting.subscribe(), feed.clone(), self.replicas(config));
         let maps = self.client.clone().map(|client| maps::run(client, outside.maps.subscribe(), feed, errors));
         async move {
             let maps = async {
@@ -132,6 +137,13 @@ impl Plane {
             tokio::join!(keys, acknowledged, maps);
             std::future::pending().await
         }
+    }
+
+    /// Those who serve beside us, where a cluster knows of us.
+    fn replicas(&self, config: &Config) -> Option<Replicas> {
+        let leader = &config.leader;
+        let client = self.client.clone().filter(|_| leader.write_statuses)?;
+        Some(Replicas::new(client, &leader.namespace, leader.identity.as_deref()?, self.leads.subscribe()))
     }
 
     /// Keeps the server certificate good, for ever.
@@ -161,6 +173,7 @@ impl Plane {
         let (waypoint, mesh) = (config.waypoint.clone(), config.mesh.clone());
         let client = self.client.clone().filter(|_| config.leader.write_statuses);
         let (leader, rate, signal) = (config.leader.clone(), config.pace.status_writes, signal.clone());
+        let told = self.leads.clone();
         async move {
             let (client, words) = match (client, words) {
                 (Some(client), Some(words)) => (client, words),
@@ -182,7 +195,9 @@ impl Plane {
             };
             let show = async {
                 loop {
-                    leading.set(i64::from(*shown.borrow_and_update()));
+                    let leads = *shown.borrow_and_update();
+                    leading.set(i64::from(leads));
+                    told.send_replace(leads);
                     if shown.changed().await.is_err() {
                         return;
                     }

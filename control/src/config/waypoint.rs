@@ -62,6 +62,9 @@ pub struct Waypoint {
     /// Whether every namespace is treated as if it had the label `culvert.dev/auto-waypoint: enabled`.
     #[serde(default)]
     pub automatic: bool,
+    /// Whether each waypoint gets a NetworkPolicy that lets in tunnels, scrapes and probes, and nothing else.
+    #[serde(default)]
+    pub network_policy: bool,
     /// Level of messages.
     #[serde(default = "defaults::log_level")]
     pub log_level: String,
@@ -122,6 +125,9 @@ pub struct Otlp {
     pub endpoint: String,
     /// Share of requests, 0 to 1.
     pub sampling: f64,
+    /// Records of the access log are sent there too.
+    #[serde(default)]
+    pub access_log: bool,
 }
 
 impl Default for Autoscaling {

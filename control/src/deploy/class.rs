@@ -15,40 +15,42 @@ pub(crate) const ISTIO: (&str, &str) = ("istio-waypoint", "istio.io/mesh-control
 const ISTIO_DOMAIN: &str = "istio.io/";
 
 /// What the Gateway API calls what we do, without the names that begin with Mesh, which belong to a mesh and not to a
-/// class. Sorted. The names are those of `pkg/features` of Gateway API v1.7.
-pub(crate) const FEATURES: [&str; 32] = [
-    "GRPCRoute",
-    "GRPCRouteNamedRouteRule",
-    "GRPCRouteRequestHeaderModifier",
-    "GatewayInfrastructure",
-    "HTTPRoute",
-    "HTTPRoute303RedirectStatusCode",
-    "HTTPRoute307RedirectStatusCode",
-    "HTTPRoute308RedirectStatusCode",
-    "HTTPRouteBackendProtocolH2C",
-    "HTTPRouteBackendProtocolWebSocket",
-    "HTTPRouteBackendRequestHeaderModification",
-    "HTTPRouteBackendTimeout",
-    "HTTPRouteBackendURLRewrite",
-    "HTTPRouteCORS",
-    "HTTPRouteHostRewrite",
-    "HTTPRouteMethodMatching",
-    "HTTPRouteNamedRouteRule",
-    "HTTPRouteParentRefPort",
-    "HTTPRoutePathRedirect",
-    "HTTPRoutePathRewrite",
-    "HTTPRoutePortRedirect",
-    "HTTPRouteQueryParamMatching",
-    "HTTPRouteRequestMirror",
-    "HTTPRouteRequestMultipleMirrors",
-    "HTTPRouteRequestPercentageMirror",
-    "HTTPRouteRequestTimeout",
-    "HTTPRouteResponseHeaderModification",
-    "HTTPRouteRetryCodes",
-    "HTTPRouteRetryConnectionError",
-    "HTTPRouteSchemeRedirect",
-    "TCPRoute",
-    "TLSRoute",
+/// class; and which test shows it, so that nothing is declared that none does. Sorted. The names are those of `pkg/features`
+/// of Gateway API v1.7. *suite*: its own tests (`make conformance`); *conformance*: ours beside it
+/// (`e2e/cluster/tests/conformance`); *lab*: `e2e/lab/tests/waypoint`; *cluster*: `e2e/cluster/tests`.
+pub(crate) const FEATURES: [(&str, &str); 32] = [
+    ("GRPCRoute", "suite: MESH-GRPC"),
+    ("GRPCRouteNamedRouteRule", "lab: features.rs"),
+    ("GRPCRouteRequestHeaderModifier", "suite: MeshGRPCRouteRequestHeaderModifier"),
+    ("GatewayInfrastructure", "cluster: waypoint.rs, `overlay`"),
+    ("HTTPRoute", "suite: MESH-HTTP"),
+    ("HTTPRoute303RedirectStatusCode", "suite: MeshHTTPRoute303Redirect"),
+    ("HTTPRoute307RedirectStatusCode", "suite: MeshHTTPRoute307Redirect"),
+    ("HTTPRoute308RedirectStatusCode", "suite: MeshHTTPRoute308Redirect"),
+    ("HTTPRouteBackendProtocolH2C", "lab: features.rs"),
+    ("HTTPRouteBackendProtocolWebSocket", "lab: features.rs"),
+    ("HTTPRouteBackendRequestHeaderModification", "suite: MeshHTTPRouteBackendRequestHeaderModifier"),
+    ("HTTPRouteBackendTimeout", "conformance: tables/patience.rs"),
+    ("HTTPRouteBackendURLRewrite", "lab: features.rs"),
+    ("HTTPRouteCORS", "conformance: tables/changes.rs"),
+    ("HTTPRouteHostRewrite", "conformance: tables/changes.rs"),
+    ("HTTPRouteMethodMatching", "conformance: tables/matches.rs"),
+    ("HTTPRouteNamedRouteRule", "suite: MeshHTTPRouteNamedRule"),
+    ("HTTPRouteParentRefPort", "suite: MeshPorts"),
+    ("HTTPRoutePathRedirect", "suite: MeshHTTPRouteRedirectPath"),
+    ("HTTPRoutePathRewrite", "suite: MeshHTTPRouteRewritePath"),
+    ("HTTPRoutePortRedirect", "suite: MeshHTTPRouteRedirectPort"),
+    ("HTTPRouteQueryParamMatching", "suite: MeshHTTPRouteQueryParamMatching"),
+    ("HTTPRouteRequestMirror", "lab: filters.rs"),
+    ("HTTPRouteRequestMultipleMirrors", "lab: features.rs"),
+    ("HTTPRouteRequestPercentageMirror", "lab: features.rs"),
+    ("HTTPRouteRequestTimeout", "conformance: tables/patience.rs"),
+    ("HTTPRouteResponseHeaderModification", "conformance: tables/changes.rs"),
+    ("HTTPRouteRetryCodes", "conformance: tables/patience.rs"),
+    ("HTTPRouteRetryConnectionError", "conformance: tables/patience.rs"),
+    ("HTTPRouteSchemeRedirect", "suite: MeshHTTPRouteSchemeRedirect"),
+    ("TCPRoute", "cluster: promises/routes.rs, `streams`"),
+    ("TLSRoute", "cluster: promises/routes.rs, `streams`"),
 ];
 
 /// Versions of the Gateway API whose definitions we know: any 1.x since Gateways and HTTPRoutes are `v1`.
@@ -121,7 +123,7 @@ fn version(bundle: Option<&str>) -> Condition {
 
 /// `status.supportedFeatures`.
 pub(crate) fn features() -> Value {
-    json!(FEATURES.map(|name| json!({ "name": name })))
+    json!(FEATURES.map(|(name, _)| json!({ "name": name })))
 }
 
 #[cfg(test)]
@@ -131,7 +133,7 @@ mod tests {
     #[test]
     fn features_are_sorted_few_enough_and_none_of_a_mesh() {
         assert!(FEATURES.is_sorted() && FEATURES.len() <= 64);
-        assert!(FEATURES.iter().all(|name| !name.starts_with("Mesh")));
+        assert!(FEATURES.iter().all(|(name, _)| !name.starts_with("Mesh")));
         // Without these tests of the conformance suite vanish silently.
         for needed in [
             "HTTPRouteResponseHeaderModification",
@@ -140,7 +142,7 @@ mod tests {
             "HTTPRoute307RedirectStatusCode",
             "HTTPRoute308RedirectStatusCode",
         ] {
-            assert!(FEATURES.contains(&needed), "{needed}");
+            assert!(FEATURES.iter().any(|(name, _)| *name == needed), "{needed}");
         }
     }
 

@@ -84,6 +84,9 @@ pub(crate) fn plan(gateway: &api::Gateway, around: &Around<'_>) -> Result<Plan, 
         }
         objects.push(object);
     }
+    if around.values.network_policy {
+        objects.push(maker.network_policy());
+    }
     if faults.is_empty() { Ok(Plan { name: names.workload, objects }) } else { Err(faults) }
 }
 
@@ -305,6 +308,19 @@ impl Maker<'_> {
     fn budget(&self) -> Value {
         let mut object = self.object("policy/v1", "PodDisruptionBudget", &self.names.workload, &[]);
         object["spec"] = json!({ "maxUnavailable": 1, "selector": { "matchLabels": self.selector() } });
+        object
+    }
+
+    /// Tunnels come from the pods of every namespace, whose identity they prove; scrapes and probes from anywhere.
+    fn network_policy(&self) -> Value {
+        let mut object = self.object("networking.k8s.io/v1", "NetworkPolicy", &self.names.workload, &[]);
+        let ports =
+            [HBONE_PORT, pod::METRICS_PORT, pod::READY_PORT].map(|port| json!({ "port": port, "protocol": "TCP" }));
+        object["spec"] = json!({
+            "podSelector": { "matchLabels": self.selector() },
+            "policyTypes": ["Ingress"],
+            "ingress": [{ "ports": ports }],
+        });
         object
     }
 }

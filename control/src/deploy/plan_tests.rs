@@ -154,6 +154,17 @@ fn a_scaler_is_made_and_its_number_repeated() {
 }
 
 #[test]
+fn a_network_policy_lets_tunnels_scrapes_and_probes_in() {
+    assert!(!planned(json!({}), "", None, &[]).unwrap().contains_key("NetworkPolicy"));
+    let made = planned(json!({}), "  networkPolicy: true\n", None, &[]).unwrap();
+    let spec = at(&made["NetworkPolicy"], "/spec");
+    assert_eq!(spec["podSelector"], json!({"matchLabels": {GATEWAY_NAME: "waypoint"}}));
+    assert_eq!(spec["policyTypes"], json!(["Ingress"]), "what it may call is not told");
+    let port = |port: u16| json!({"port": port, "protocol": "TCP"});
+    assert_eq!(spec["ingress"], json!([{"ports": [port(15008), port(15020), port(15021)]}]));
+}
+
+#[test]
 fn the_gateway_names_and_marks_its_objects() {
     let more = json!({
         "metadata": {"annotations": {"gateway.istio.io/name-override": "edge", "gateway.istio.io/service-account": "edge-sa",

@@ -19,7 +19,7 @@ pub(crate) const CONFIG: &str = "culvert.dev/waypoint-config";
 /// Readiness, on every program of Culvert.
 pub(crate) const READY_PORT: u16 = 15021;
 /// Metrics, where Istio's dashboards look for a proxy's.
-const METRICS_PORT: u16 = 15020;
+pub(crate) const METRICS_PORT: u16 = 15020;
 
 /// User and group: what Istio's proxies run as, so that rules of users about it hold for ours.
 const USER: u32 = 1337;
@@ -213,7 +213,8 @@ fn config(values: &Waypoint, mesh: &Mesh, gateway: &str) -> String {
         yaml.push_str(&format!("workers: {}\n", values.workers));
     }
     if let Some(otlp) = &values.otlp {
-        yaml.push_str(&format!("otlp: {{endpoint: {}, sampling: {}}}\n", text(&otlp.endpoint), otlp.sampling));
+        let (endpoint, sampling, access_log) = (text(&otlp.endpoint), otlp.sampling, otlp.access_log);
+        yaml.push_str(&format!("otlp: {{endpoint: {endpoint}, sampling: {sampling}, accessLog: {access_log}}}\n"));
     }
     yaml
 }

@@ -21,25 +21,28 @@ pub(crate) enum Kind {
     Gateway,
     /// Services called `istiod`: Istio's control plane is here.
     Istiod,
+    NetworkPolicy,
     Service,
     ServiceAccount,
 }
 
 impl Kind {
     /// All of them.
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Autoscaler,
         Self::Budget,
         Self::Class,
         Self::Deployment,
         Self::Gateway,
         Self::Istiod,
+        Self::NetworkPolicy,
         Self::Service,
         Self::ServiceAccount,
     ];
 
     /// Those that we make for Gateways.
-    const MADE: [Self; 5] = [Self::Autoscaler, Self::Budget, Self::Deployment, Self::Service, Self::ServiceAccount];
+    const MADE: [Self; 6] =
+        [Self::Autoscaler, Self::Budget, Self::Deployment, Self::NetworkPolicy, Self::Service, Self::ServiceAccount];
 
     /// Group, version and kind.
     pub(crate) fn names(self) -> (&'static str, &'static str, &'static str) {
@@ -49,6 +52,7 @@ impl Kind {
             Self::Class => ("gateway.networking.k8s.io", "v1", "GatewayClass"),
             Self::Deployment => ("apps", "v1", "Deployment"),
             Self::Gateway => ("gateway.networking.k8s.io", "v1", "Gateway"),
+            Self::NetworkPolicy => ("networking.k8s.io", "v1", "NetworkPolicy"),
             Self::Istiod | Self::Service => ("", "v1", "Service"),
             Self::ServiceAccount => ("", "v1", "ServiceAccount"),
         }
@@ -187,7 +191,12 @@ impl Seen {
                 tasks.insert(Task::Classes);
                 tasks
             }
-            Kind::Autoscaler | Kind::Budget | Kind::Deployment | Kind::Service | Kind::ServiceAccount => {
+            Kind::Autoscaler
+            | Kind::Budget
+            | Kind::Deployment
+            | Kind::NetworkPolicy
+            | Kind::Service
+            | Kind::ServiceAccount => {
                 let named = |o: &Value| {
                     let (namespace, _) = name_of(o);
                     let gateway = o["metadata"]["labels"][GATEWAY_NAME].as_str()?.to_owned();

@@ -18,7 +18,7 @@ use super::seen::{Event, Kind};
 /// Length of one watch call, in seconds, as of control's other watches.
 const WATCH_SECONDS: u32 = 60;
 
-/// First and longest pause after an error: eight kinds at 10 s are less than one request a second.
+/// First and longest pause after an error: nine kinds at 10 s are less than one request a second.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 
 /// Starts a watch for each kind. They end with the set.

@@ -70,7 +70,8 @@ fn traffic(policy: &api::TrafficPolicy, faults: &mut Faults) -> wire::Traffic {
         read.pool(pool, &mut made);
     }
     made.outliers = policy.outlier_detection.as_ref().map(|o| read.outliers(o));
-    made.tls = policy.tls.as_ref().and_then(|t| read.tls(t));
+    made.tls = policy.tls.as_ref().and_then(|t| read.tls(t, "spec.trafficPolicy.tls"));
+    read.ports(&policy.port_level_settings, &mut made);
     made
 }
 
@@ -171,9 +172,26 @@ impl Reader<'_> {
         }
     }
 
+    /// TLS of single ports. What one says stands in place of what is said for all, also when it says nothing of TLS.
+    fn ports(&mut self, of: &[api::PortSettings], made: &mut wire::Traffic) {
+        for (i, one) in of.iter().enumerate() {
+            let field = format!("spec.trafficPolicy.portLevelSettings[{i}]");
+            self.rest(&field, &one.others);
+            let Ok(number @ 1..) = u16::try_from(one.port.number) else {
+                let what = format!("{} is no port, so nothing of it is followed", one.port.number);
+                self.faults.add(format!("{field}.port.number"), what, "write the number of a port of the service");
+                continue;
+            };
+            let tls = one.tls.as_ref().and_then(|tls| self.tls(tls, &format!("{field}.tls")));
+            let off = || wire::BackendTls { off: true, ..wire::BackendTls::default() };
+            if let Some(tls) = tls.or_else(|| made.tls.is_some().then(off)) {
+                made.port_tls.insert(number.into(), tls);
+            }
+        }
+    }
+
     /// Certificates in files or Secrets are nothing that we have, and what is to be TLS is never sent in clear.
-    fn tls(&mut self, of: &api::ClientTls) -> Option<wire::BackendTls> {
-        let field = "spec.trafficPolicy.tls";
+    fn tls(&mut self, of: &api::ClientTls, field: &str) -> Option<wire::BackendTls> {
         let mut invalid = None;
         match &of.mode {
             // The tunnel has the mesh's own TLS already.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use kubernetes::object::route as api;
 
-use super::{Key, Kind, Meta, Pool};
+use super::{Key, Kind, Meta, Pool, request_policy};
 
 /// A ReferenceGrant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,7 +19,11 @@ pub struct ReferenceGrant {
 
 impl From<&api::ReferenceGrant> for ReferenceGrant {
     fn from(grant: &api::ReferenceGrant) -> Self {
-        let from = grant.spec.from.iter().filter(|f| f.group == "gateway.networking.k8s.io");
+        let group = |kind: &str| match kind {
+            "RequestPolicy" => request_policy::GROUP,
+            _ => "gateway.networking.k8s.io",
+        };
+        let from = grant.spec.from.iter().filter(|f| f.group == group(&f.kind));
         let to = grant.spec.to.iter().filter_map(|t| {
             let kind = match (t.group.as_str(), t.kind.as_str()) {
                 ("", "Service") => Kind::Service,
@@ -37,9 +41,9 @@ impl From<&api::ReferenceGrant> for ReferenceGrant {
 }
 
 impl ReferenceGrant {
-    /// Whether a route may name an object of the grant's namespace.
-    pub fn allows(&self, route: &Key, backend: &Key) -> bool {
-        let from = |(kind, ns): &(Arc<str>, Arc<str>)| **kind == *route.kind.as_str() && *ns == route.namespace;
+    /// Whether a route or a policy may name an object of the grant's namespace.
+    pub fn allows(&self, who: &Key, backend: &Key) -> bool {
+        let from = |(kind, ns): &(Arc<str>, Arc<str>)| **kind == *who.kind.as_str() && *ns == who.namespace;
         let to = |(kind, name): &(Kind, Option<Arc<str>>)| {
             *kind == backend.kind && name.as_ref().is_none_or(|n| *n == backend.name)
         };

@@ -89,8 +89,12 @@ pub struct Rule {
 pub enum Filter {
     /// Asks somebody; the message has everything but whom.
     Auth(BackendReference, wire::ExternalAuth),
+    /// What the RequestPolicy of this name says, in the route's namespace; and the field, for messages.
+    Extension(Arc<str>, Arc<str>),
     /// Sends copies; the message has everything but where.
     Mirror(BackendReference, wire::Mirror),
+    /// Shows it to somebody who may change it; the message has everything but whom.
+    Process(BackendReference, wire::ExternalProcessing),
     /// Needs nobody.
     Ready(wire::Filter),
 }
@@ -122,6 +126,19 @@ impl Route {
         self.rules.iter().flat_map(Rule::references)
     }
 
+    /// RequestPolicies that it names, and in which fields.
+    pub fn extensions(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<str>)> {
+        self.rules.iter().flat_map(Rule::filters).filter_map(|filter| match filter {
+            Filter::Extension(name, field) => Some((name, field)),
+            _ => None,
+        })
+    }
+
+    /// Whether it has a rule of this name, or without a name at this index.
+    pub fn has_rule(&self, name: &str) -> bool {
+        self.rules.iter().any(|rule| rule.is_named(name))
+    }
+
     /// Whether no rule can be followed.
     pub fn hopeless(&self) -> bool {
         !self.rules.is_empty() && self.rules.iter().all(|r| r.dropped || r.ready.invalid.is_some())
@@ -134,9 +151,17 @@ impl Route {
 
 impl Rule {
     fn references(&self) -> impl Iterator<Item = &BackendReference> {
-        let own =
-            self.backends.iter().flat_map(|b| std::iter::once(&b.to).chain(b.filters.iter().filter_map(Filter::asks)));
-        own.chain(self.filters.iter().filter_map(Filter::asks))
+        self.backends.iter().map(|b| &b.to).chain(self.filters().filter_map(Filter::asks))
+    }
+
+    /// Its own filters, and those of its backends.
+    fn filters(&self) -> impl Iterator<Item = &Filter> {
+        self.backends.iter().flat_map(|b| &b.filters).chain(&self.filters)
+    }
+
+    /// Whether this is its name, or its index where it has none.
+    pub fn is_named(&self, name: &str) -> bool {
+        self.ready.route.as_ref().is_some_and(|route| route.rule == name)
     }
 }
 
@@ -144,8 +169,8 @@ impl Filter {
     /// Whom it needs.
     pub fn asks(&self) -> Option<&BackendReference> {
         match self {
-            Self::Auth(to, _) | Self::Mirror(to, _) => Some(to),
-            Self::Ready(_) => None,
+            Self::Auth(to, _) | Self::Mirror(to, _) | Self::Process(to, _) => Some(to),
+            Self::Extension(..) | Self::Ready(_) => None,
         }
     }
 

@@ -112,8 +112,10 @@ fn written(kind: Kind) -> Option<(&'static str, Merge)> {
         Kind::DestinationRule => Some(("destinationrules", Merge::Whole)),
         Kind::PeerAuthentication => Some(("peerauthentications", Merge::Whole)),
         Kind::RequestAuthentication => Some(("requestauthentications", Merge::Whole)),
+        Kind::RequestPolicy => Some(("requestpolicies", Merge::ByType)),
         Kind::Service => Some(("services", Merge::ByType)),
         Kind::ServiceEntry => Some(("serviceentries", Merge::Whole)),
+        Kind::Telemetry => Some(("telemetries", Merge::Whole)),
         Kind::WorkloadEntry => Some(("workloadentries", Merge::Whole)),
         // Routes and policies of the Gateway API say what they say by parent; see `parents`.
         Kind::BackendTlsPolicy | Kind::GrpcRoute | Kind::HttpRoute | Kind::TcpRoute | Kind::TlsRoute => None,

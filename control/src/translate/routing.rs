@@ -7,6 +7,8 @@
 mod backend;
 mod policy;
 mod report;
+mod request;
+mod telemetry;
 mod tls;
 mod traffic;
 
@@ -22,7 +24,7 @@ use super::waypoint::{Binding, Refusal};
 use crate::object::route::{Backend, Filter, Parent, Route, RouteKind, Rule};
 use crate::object::{Key, Kind};
 use crate::world::{Name, Routed, State};
-use backend::Found;
+use backend::{Found, Origin};
 
 /// A port of a Service or of a ServiceEntry.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +53,7 @@ impl State {
         let mut treated = BTreeMap::new();
         let tables = self.tables(key, &mut follows);
         let (authorizations, authentications) = self.policies_for(key, &gateways, &mut follows);
+        let (rate_limits, filters) = self.requests_for(Some(key), &gateways, &mut follows);
         follows.remove(&*name);
         for followed in &follows {
             if let Some(traffic) = self.traffic_of_name(followed) {
@@ -72,7 +75,9 @@ impl State {
             traffic: self.traffic(key, host),
             follows: follows.into_iter().collect(),
             backend_traffic: treated,
-            ..wire::Service::default()
+            telemetry: self.recorded(Some(key), &gateways),
+            rate_limits,
+            filters,
         };
         let gateways = gateways.into_iter().map(|g| (g.namespace.clone(), g.name.clone())).collect();
         Some(Routed { name, gateways, message })
@@ -86,6 +91,7 @@ impl State {
         }
         let mut follows = BTreeSet::new();
         let (authorizations, authentications) = self.policies_at(&[gateway], &mut follows);
+        let (rate_limits, filters) = self.requests_for(None, &[gateway], &mut follows);
         let hostname = format!("gateway:{}", gateway.name);
         let message = wire::Service {
             namespace: gateway.namespace.to_string(),
@@ -93,6 +99,9 @@ impl State {
             authorizations,
             authentications,
             follows: follows.into_iter().collect(),
+            telemetry: self.recorded(None, &[gateway]),
+            rate_limits,
+            filters,
             ..wire::Service::default()
         };
         let gateways = vec![(gateway.namespace.clone(), gateway.name.clone())];
@@ -211,24 +220,26 @@ impl State {
     }
 
     fn rule(&self, route: &Route, rule: &Rule, parent: &Key, follows: &mut BTreeSet<String>) -> wire::Rule {
-        let filters = rule.filters.iter().map(|f| self.filter(route, f, parent, follows)).collect();
+        // What policies say comes before what the rule itself says.
+        let mut filters = self.requests_of(route, rule, parent, follows);
+        filters.extend(self.filters(route, &rule.filters, parent, follows));
         let backends = rule.backends.iter().map(|b| self.backend(route, b, parent, follows)).collect();
         wire::Rule { filters, backends, ..rule.ready.clone() }
     }
 
     fn backend(&self, route: &Route, of: &Backend, parent: &Key, follows: &mut BTreeSet<String>) -> wire::Backend {
-        let filters = of.filters.iter().map(|f| self.filter(route, f, parent, follows)).collect();
-        wire::Backend { weight: of.weight, filters, ..self.led(route, &of.to, parent, follows) }
+        let filters = self.filters(route, &of.filters, parent, follows);
+        wire::Backend { weight: of.weight, filters, ..self.led(&route.into(), &of.to, parent, follows) }
     }
 
     fn led(
         &self,
-        route: &Route,
+        origin: &Origin,
         to: &crate::object::route::BackendReference,
         parent: &Key,
         follows: &mut BTreeSet<String>,
     ) -> wire::Backend {
-        match self.find(route, to, parent) {
+        match self.find(origin, to, parent) {
             Ok(Found { name, port, protocol: spoken, .. }) => {
                 follows.insert(name.clone());
                 let protocol = protocol(spoken).into();
@@ -241,17 +252,33 @@ impl State {
         }
     }
 
-    fn filter(&self, route: &Route, of: &Filter, parent: &Key, follows: &mut BTreeSet<String>) -> wire::Filter {
+    /// Filters of a route. One that names a RequestPolicy stands for all that the policy says.
+    fn filters(&self, route: &Route, of: &[Filter], parent: &Key, follows: &mut BTreeSet<String>) -> Vec<wire::Filter> {
+        let origin = Origin::from(route);
+        let mut made = Vec::with_capacity(of.len());
+        for filter in of {
+            match filter {
+                Filter::Extension(name, field) => made.extend(self.extension(route, name, field, parent, follows)),
+                other => made.push(self.filter(&origin, other, parent, follows)),
+            }
+        }
+        made
+    }
+
+    fn filter(&self, origin: &Origin, of: &Filter, parent: &Key, follows: &mut BTreeSet<String>) -> wire::Filter {
         use wire::filter::Kind;
+        let mut led = |to| Some(self.led(origin, to, parent, follows));
         let kind = match of {
             Filter::Ready(filter) => return filter.clone(),
-            Filter::Mirror(to, mirror) => {
-                Kind::Mirror(wire::Mirror { backend: Some(self.led(route, to, parent, follows)), ..*mirror })
+            Filter::Mirror(to, mirror) => Kind::Mirror(wire::Mirror { backend: led(to), ..*mirror }),
+            Filter::Auth(to, ask) => Kind::ExternalAuth(wire::ExternalAuth { backend: led(to), ..ask.clone() }),
+            Filter::Process(to, show) => {
+                Kind::ExternalProcessing(wire::ExternalProcessing { backend: led(to), ..*show })
             }
-            Filter::Auth(to, ask) => Kind::ExternalAuth(wire::ExternalAuth {
-                backend: Some(self.led(route, to, parent, follows)),
-                ..ask.clone()
-            }),
+            // Policies name none, and those of routes were dealt with.
+            Filter::Extension(_, field) => {
+                Kind::Invalid(wire::Invalid { reason: format!("{field} cannot stand here") })
+            }
         };
         wire::Filter { kind: Some(kind) }
     }

@@ -6,7 +6,9 @@ use mesh::service::Visibility;
 use super::routing::Guard;
 use super::service::needs_waypoint;
 use super::waypoint::{Binding, Refusal};
-use crate::object::{Fault, Faults, Key, Kind, Meta, Pod, Service, ServiceEntry, WorkloadEntry, condition};
+use crate::object::{
+    Fault, Faults, Key, Kind, Meta, Pod, RequestPolicy, Service, ServiceEntry, Telemetry, WorkloadEntry, condition,
+};
 use crate::world::{Condition, Event, Name, ParentStatus, State, Status, USE_WAYPOINT};
 
 impl State {
@@ -57,14 +59,26 @@ impl State {
                 let policy = self.requests.get(namespace, name)?;
                 conclude(key, &policy.meta, false, self.policy_condition(key).into_iter().collect(), None)
             }
+            Kind::RequestPolicy => {
+                self.request_policies.get(namespace, name).and_then(|p| self.of_request_policy(key, p))
+            }
             Kind::Service => self.services.get(namespace, name).and_then(|s| self.of_service(key, s)),
             Kind::ServiceEntry => self.entries.get(namespace, name).and_then(|e| self.of_service_entry(key, e)),
+            Kind::Telemetry => self.telemetries.get(namespace, name).and_then(|t| self.of_telemetry(key, t)),
             Kind::WorkloadEntry => {
                 let entry = self.workload_entries.get(namespace, name)?;
                 let binding = self.workload_entry_binding(entry);
                 conclude(key, &entry.meta, entry.reported, status_of_entry(entry, &binding), None)
             }
         }
+    }
+
+    fn of_request_policy(&self, key: &Key, policy: &RequestPolicy) -> Option<Status> {
+        conclude(key, &policy.meta, false, self.request_conditions(policy), None)
+    }
+
+    fn of_telemetry(&self, key: &Key, telemetry: &Telemetry) -> Option<Status> {
+        conclude(key, &telemetry.meta, false, vec![self.telemetry_condition(telemetry)], None)
     }
 
     /// Pods have no conditions of ours; a label that has no effect is worth an Event.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use mesh::Workload;
 use mesh::service::Visibility;
 use mesh::workload::{
-    ApplicationTunnel, GatewayAddress, Health, Locality, NetworkMode, PortMap, TunnelProtocol, WorkloadType,
+    ApplicationTunnel, Egress, GatewayAddress, Health, Locality, NetworkMode, PortMap, TunnelProtocol, WorkloadType,
 };
 
 use super::members::{Members, slice_port};
@@ -50,6 +50,10 @@ impl State {
         let services = self.services_of_pod(pod);
         let names = self.policies.names(&meta.namespace, &meta.labels, Some(&meta.name));
         let authorization_policies = self.with_companions(names, &services, &instance);
+        let egress = self.policies.egress(&meta.namespace, &meta.name).map(|policy| {
+            let exempt = node.map(|n| n.addresses.clone()).unwrap_or_default();
+            Arc::new(Egress { policies: vec![policy], exempt })
+        });
         Some(Workload {
             uid: format!("{}//Pod/{}/{}", self.settings.cluster_id, meta.namespace, meta.name).into(),
             name: meta.name.clone(),
@@ -68,6 +72,7 @@ impl State {
             locality: node.map(|n| n.locality.clone()).unwrap_or_default(),
             network_mode: if pod.host_network { NetworkMode::HostNetwork } else { NetworkMode::Standard },
             authorization_policies,
+            egress,
             ..self.workload(&meta.labels, &pod.workload_name)
         })
     }

@@ -52,6 +52,11 @@ impl<T> Table<T> {
         self.0.get(namespace)?.get(name)
     }
 
+    /// Whether there is none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// All of a namespace, by name.
     pub(crate) fn within(&self, namespace: &str) -> impl Iterator<Item = &Arc<T>> {
         self.0.get(namespace).into_iter().flat_map(BTreeMap::values)

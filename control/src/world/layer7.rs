@@ -1,6 +1,7 @@
 //! L7 objects: which of them are attached to what, and what a change of one touches.
 
 mod outside;
+mod requests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -22,9 +23,11 @@ pub(crate) struct Layer7 {
     pub(crate) routes: BTreeMap<Key, Arc<Route>>,
     /// Routes by Service or ServiceEntry that they are attached to.
     pub(crate) by_parent: Index<Key, Key>,
-    /// Routes by whom they lead to.
+    /// Routes and RequestPolicies by whom they lead to.
     pub(crate) by_backend: Index<Target, Key>,
-    /// AuthorizationPolicies and RequestAuthentications by what they are attached to.
+    /// Routes by the RequestPolicies that their filters name.
+    pub(crate) by_extension: Index<Name, Key>,
+    /// Policies of any kind by what they are attached to, and Telemetries.
     pub(crate) policies: Index<Key, Key>,
     /// DestinationRules by host name.
     pub(crate) destinations: Index<Arc<str>, Name>,
@@ -48,12 +51,15 @@ pub(crate) type Fetched = Result<Arc<str>, Arc<str>>;
 impl State {
     pub(crate) fn index_route(&mut self, route: &Route, present: bool) {
         let key = route.key();
-        let Layer7 { by_parent, by_backend, .. } = &mut self.layer7;
+        let Layer7 { by_parent, by_backend, by_extension, .. } = &mut self.layer7;
         for parent in route.parents.iter().filter_map(|p| p.target.as_ref().ok()) {
             change(by_parent, parent.clone(), key.clone(), present);
         }
         for backend in route.references() {
             change(by_backend, backend.target.clone(), key.clone(), present);
+        }
+        for (name, _) in route.extensions() {
+            change(by_extension, Name::new(&route.meta.namespace, name), key.clone(), present);
         }
     }
 
@@ -135,7 +141,16 @@ impl World {
             self.state.index_route(new, true);
         }
         self.mark(Unit::Status(key.clone()));
+        self.mark_policies_of(key);
         let states = [old, new];
+        let extensions: BTreeSet<Name> = states
+            .iter()
+            .flatten()
+            .flat_map(|r| r.extensions().map(|(name, _)| Name::new(&r.meta.namespace, name)).collect::<Vec<_>>())
+            .collect();
+        for name in extensions {
+            self.mark(Unit::Status(Key::new(Kind::RequestPolicy, name.namespace, name.name)));
+        }
         let parents: BTreeSet<Key> =
             states.iter().flatten().flat_map(|r| &r.parents).filter_map(|p| p.target.clone().ok()).collect();
         for parent in parents {
@@ -169,6 +184,7 @@ impl World {
                 gateways.iter().for_each(|g| self.mark_gateway(g));
                 // Whose Gateway is not there has no class either, and is not governed by it.
             }
+            Kind::GrpcRoute | Kind::HttpRoute => self.mark_routed(target),
             _ => {
                 self.mark_bound(target);
                 // Whether others may lead to it depends on whether it is governed.
@@ -202,7 +218,9 @@ impl World {
     pub(super) fn mark_attached(&mut self, key: &Key) {
         let Layer7 { by_parent, policies, tls, .. } = &self.state.layer7;
         let tls = tls.of(key).iter().map(|n| Key::new(Kind::BackendTlsPolicy, n.namespace.clone(), n.name.clone()));
-        let all: Vec<Key> = by_parent.of(key).iter().chain(policies.of(key)).cloned().chain(tls).collect();
+        let routes = by_parent.of(key).iter();
+        let of_routes = routes.clone().flat_map(|route| policies.of(route));
+        let all: Vec<Key> = routes.chain(policies.of(key)).chain(of_routes).cloned().chain(tls).collect();
         all.into_iter().for_each(|k| self.mark(Unit::Status(k)));
     }
 
@@ -231,7 +249,7 @@ impl World {
     /// What waypoints know of those that a policy is attached to.
     fn mark_ruled(&mut self, target: &Key) {
         match target.kind {
-            Kind::Gateway | Kind::GatewayClass => self.mark_target(target),
+            Kind::Gateway | Kind::GatewayClass | Kind::GrpcRoute | Kind::HttpRoute => self.mark_target(target),
             _ => {
                 for host in self.state.hosts_of(target) {
                     self.mark(Unit::Routing(host));
@@ -248,16 +266,25 @@ impl World {
     }
 
     fn mark_led_to(&mut self, target: &Target) {
-        let layer7 = &self.state.layer7;
-        let routes: Vec<Arc<Route>> =
-            layer7.by_backend.of(target).iter().filter_map(|k| layer7.routes.get(k)).cloned().collect();
-        for route in routes {
-            for parent in route.parents.iter().filter_map(|p| p.target.as_ref().ok()) {
-                for host in self.state.hosts_of(parent) {
-                    self.mark(Unit::Routing(host));
+        let all = self.state.layer7.by_backend.of(target).to_vec();
+        for key in all {
+            match key.kind {
+                Kind::RequestPolicy => self.mark_request_policy(&key),
+                _ => {
+                    self.mark_routed(&key);
+                    self.mark(Unit::Status(key));
                 }
             }
-            self.mark(Unit::Status(route.key()));
+        }
+    }
+
+    /// What waypoints know of those to whom a route is attached.
+    fn mark_routed(&mut self, route: &Key) {
+        let Some(route) = self.state.layer7.routes.get(route).cloned() else { return };
+        for parent in route.parents.iter().filter_map(|p| p.target.as_ref().ok()) {
+            for host in self.state.hosts_of(parent) {
+                self.mark(Unit::Routing(host));
+            }
         }
     }
 

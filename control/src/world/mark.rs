@@ -49,6 +49,7 @@ fn feed(workload: &Workload, hasher: &mut impl Hasher) {
         application_tunnel,
         services,
         authorization_policies,
+        egress,
         health,
         cluster_id,
         locality,
@@ -59,7 +60,7 @@ fn feed(workload: &Workload, hasher: &mut impl Hasher) {
     (uid, name, namespace, addresses, hostname, network, tunnel, trust_domain).hash(hasher);
     (service_account, waypoint, network_gateway, node, canonical_name, canonical_revision).hash(hasher);
     (workload_type, workload_name, native_tunnel, authorization_policies, health, cluster_id).hash(hasher);
-    (locality, network_mode, capacity, extensions).hash(hasher);
+    (locality, network_mode, capacity, egress, extensions).hash(hasher);
     application_tunnel.map(|t| (t.protocol as u8, t.port)).hash(hasher);
     services.len().hash(hasher);
     for (key, PortMap(ports)) in services {

@@ -24,7 +24,7 @@ enum Op {
     WriteAddresses,
 }
 
-const KINDS: [Kind; 21] = Kind::ALL;
+const KINDS: [Kind; 23] = Kind::ALL;
 
 /// Six names of each kind: three in each of two namespaces.
 fn name(kind: Kind, which: u8) -> (&'static str, &'static str) {
@@ -103,6 +103,8 @@ fn object(kind: Kind, which: u8, c: &[u8; 12]) -> Value {
             "targetRefs": [target(c[6])],
             "jwtRules": [{"issuer": "https://i", "jwksUri": pick(c[7], &["https://i/a", "https://i/b", "http://i"])}],
         }}),
+        Kind::RequestPolicy => request_policy(c),
+        Kind::Telemetry => telemetry(c),
         Kind::EndpointSlice => {
             metadata["labels"] = json!({"kubernetes.io/service-name": pick(c[6], &["x", "y", "z"])});
             slice(c)
@@ -112,7 +114,9 @@ fn object(kind: Kind, which: u8, c: &[u8; 12]) -> Value {
         Kind::Namespace => json!({}),
         Kind::Node => {
             metadata["labels"]["topology.kubernetes.io/zone"] = json!(pick(c[6], &["z1", "z2"]));
-            json!({"spec": {"podCIDRs": [pick(c[7], &["10.0.0.0/24", "10.0.1.0/24", "odd"])]}})
+            let address = pick(c[8], &["192.168.0.1", "192.168.0.2", "host"]);
+            json!({"spec": {"podCIDRs": [pick(c[7], &["10.0.0.0/24", "10.0.1.0/24", "odd"])]},
+                "status": {"addresses": [{"type": "InternalIP", "address": address}]}})
         }
         Kind::Pod => pod(which, c),
         Kind::Service => {
@@ -279,9 +283,47 @@ fn route(kind: Kind, c: &[u8; 12]) -> Value {
     if kind == Kind::HttpRoute && c[10] & 3 == 2 {
         rule["filters"] = json!([{"type": "Odd"}]);
     }
+    if matches!(kind, Kind::GrpcRoute | Kind::HttpRoute) && c[10] & 3 == 3 {
+        rule["name"] = json!("first");
+        let policy = json!({"group": "culvert.dev", "kind": "RequestPolicy", "name": pick(c[11], &["x", "y"])});
+        rule["filters"] = json!([{"type": "ExtensionRef", "extensionRef": policy}]);
+    }
     let mut spec = json!({"parentRefs": [parent(c[6]), parent(c[7])], "rules": [rule]});
     if kind == Kind::TlsRoute {
         spec["hostnames"] = json!(["a.example"]);
+    }
+    json!({"spec": spec})
+}
+
+fn request_policy(c: &[u8; 12]) -> Value {
+    let mut at = target(c[6]);
+    if c[7] & 1 == 1 {
+        at = json!({"kind": pick(c[7] >> 1, &["HTTPRoute", "GRPCRoute"]), "group": "gateway.networking.k8s.io",
+                    "name": pick(c[6], &["x", "y", "z"])});
+    }
+    if c[7] & 8 == 8 {
+        at["sectionName"] = json!("first");
+    }
+    let mut spec = json!({"rateLimits": [{"requests": c[8] % 3, "per": pick(c[9], &["1s", "odd"])}]});
+    if c[10] & 1 == 1 {
+        spec["targetRefs"] = json!([at]);
+    }
+    if c[10] & 2 == 2 {
+        spec["externalProcessing"] = json!([{"backendRef": backend(c[11], 1)}]);
+    }
+    json!({"spec": spec})
+}
+
+fn telemetry(c: &[u8; 12]) -> Value {
+    let mut spec = json!({"tracing": [{"randomSamplingPercentage": c[6] % 3}]});
+    match c[7] & 3 {
+        0 => {}
+        1 => spec["selector"] = json!({"matchLabels": {"app": "x"}}),
+        _ => spec["targetRefs"] = json!([target(c[8]), target(c[9])]),
+    }
+    if c[10] & 1 == 1 {
+        spec["accessLogging"] =
+            json!([{"disabled": c[10] & 2 == 2, "providers": [{"name": pick(c[11], &["envoy", "odd"])}]}]);
     }
     json!({"spec": spec})
 }
@@ -322,6 +364,10 @@ fn policy(kind: Kind, c: &[u8; 12]) -> Value {
                          {"namespaceSelector": {"matchLabels": {"app": pick(c[9], &["x", "y"])}}}],
                 "ports": [{"port": pick(c[10], &["http", "other"])}],
             }],
+            "egress": if c[11] & 1 == 1 { json!([]) } else { json!([{
+                "to": [{"namespaceSelector": {"matchLabels": {"app": pick(c[8], &["x", "y"])}}}],
+                "ports": [{"port": pick(c[11], &["http", "other"])}, {"port": 80}],
+            }]) },
         }}),
         _ => json!({"spec": {"selector": selector, "mtls": {"mode": pick(c[8], &["STRICT", "PERMISSIVE", "UNSET"])}}}),
     }

@@ -11,7 +11,7 @@ use super::settings::Settings;
 use crate::object::slice::Endpoint;
 use crate::object::{
     BackendTlsPolicy, ConfigMap, DestinationRule, EndpointSlice, Gateway, GatewayClass, Key, Kind, Labels, Namespace,
-    Node, Pod, ReferenceGrant, RequestAuthentication, Service, ServiceEntry, WorkloadEntry,
+    Node, Pod, ReferenceGrant, RequestAuthentication, RequestPolicy, Service, ServiceEntry, Telemetry, WorkloadEntry,
 };
 use crate::policies::Policies;
 
@@ -34,6 +34,8 @@ pub(crate) struct State {
     pub(crate) destinations: Table<DestinationRule>,
     pub(crate) grants: Table<ReferenceGrant>,
     pub(crate) requests: Table<RequestAuthentication>,
+    pub(crate) request_policies: Table<RequestPolicy>,
+    pub(crate) telemetries: Table<Telemetry>,
     /// By namespace: the distinct label sets of its pods, and who has them. A selector is tried once for each set.
     pub(crate) pods_by_labels: HashMap<Arc<str>, Index<Labels, Arc<str>>>,
     pub(crate) pods_by_node: Index<Arc<str>, Name>,
@@ -76,6 +78,8 @@ impl State {
             destinations: Table::default(),
             grants: Table::default(),
             requests: Table::default(),
+            request_policies: Table::default(),
+            telemetries: Table::default(),
             pods_by_labels: HashMap::new(),
             pods_by_node: Index::default(),
             slices_by_service: Index::default(),
@@ -98,6 +102,8 @@ impl State {
             .chain(of(Kind::DestinationRule, &self.destinations))
             .chain(of(Kind::ReferenceGrant, &self.grants))
             .chain(of(Kind::RequestAuthentication, &self.requests))
+            .chain(of(Kind::RequestPolicy, &self.request_policies))
+            .chain(of(Kind::Telemetry, &self.telemetries))
             .chain(self.layer7.routes.keys().cloned())
             .chain(of(Kind::EndpointSlice, &self.slices))
             .chain(of(Kind::Gateway, &self.gateways))
@@ -121,6 +127,8 @@ impl State {
             Kind::GrpcRoute | Kind::HttpRoute | Kind::TcpRoute | Kind::TlsRoute => self.layer7.routes.contains_key(key),
             Kind::ReferenceGrant => self.grants.get(ns, name).is_some(),
             Kind::RequestAuthentication => self.requests.get(ns, name).is_some(),
+            Kind::RequestPolicy => self.request_policies.get(ns, name).is_some(),
+            Kind::Telemetry => self.telemetries.get(ns, name).is_some(),
             Kind::EndpointSlice => self.slices.get(ns, name).is_some(),
             Kind::Gateway => self.gateways.get(ns, name).is_some(),
             Kind::GatewayClass => self.classes.get(ns, name).is_some(),

@@ -12,7 +12,7 @@ use super::index::{Name, Table};
 use super::state::{self, State};
 use crate::object::{
     BackendTlsPolicy, ConfigMap, DestinationRule, EndpointSlice, Gateway, GatewayClass, Key, Kind, Labels, Namespace,
-    Node, Pod, ReferenceGrant, RequestAuthentication, Service, ServiceEntry, WorkloadEntry,
+    Node, Pod, ReferenceGrant, RequestAuthentication, RequestPolicy, Service, ServiceEntry, Telemetry, WorkloadEntry,
 };
 use crate::policies::{Effects, Policies, Workloads};
 
@@ -65,6 +65,8 @@ object! {
     DestinationRule in destinations by index_destination;
     ReferenceGrant in grants;
     RequestAuthentication in requests by index_request;
+    RequestPolicy in request_policies by index_request_policy;
+    Telemetry in telemetries by index_telemetry;
     EndpointSlice in slices by index_slice;
     Gateway in gateways;
     GatewayClass in classes;

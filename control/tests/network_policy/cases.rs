@@ -11,18 +11,26 @@ use k8s_openapi::api::networking::v1::{NetworkPolicy, NetworkPolicySpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
 
-use super::cluster::{Cluster, PORTS, SOURCES, cluster};
-use super::{held, labels, lets_in, oracle};
+use super::cluster::{Cluster, ENDS, PORTS, cluster};
+use super::{held, labels, lets_in, lets_out, oracle};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Case {
     name: String,
     policies: Vec<Entry>,
-    expect: BTreeMap<String, BTreeMap<String, String>>,
+    /// Who is let in, by destination and port.
+    #[serde(default)]
+    expect: Option<Written>,
+    /// Who is let out to, by source and port.
+    #[serde(default)]
+    out: Option<Written>,
     #[serde(default)]
     faults: usize,
 }
+
+/// By pods and port: the other ends.
+type Written = BTreeMap<String, BTreeMap<String, String>>;
 
 #[derive(Deserialize)]
 #[serde(untagged)]
@@ -63,16 +71,16 @@ impl Case {
         self.policies.iter().enumerate().map(object).collect()
     }
 
-    /// Who is let in, as it is written.
-    fn expected(&self, pod: &str, port: u16) -> BTreeSet<&'static str> {
-        let all: BTreeSet<&str> = SOURCES.iter().map(|(name, _)| *name).collect();
-        let Some((_, ports)) = self.expect.iter().find(|(pods, _)| pods.split(' ').any(|p| p == pod)) else {
+    /// Who is let through, as it is written.
+    fn expected(&self, written: &Written, pod: &str, port: u16) -> BTreeSet<&'static str> {
+        let all: BTreeSet<&str> = ENDS.iter().map(|(name, _)| *name).collect();
+        let Some((_, ports)) = written.iter().find(|(pods, _)| pods.split(' ').any(|p| p == pod)) else {
             return all;
         };
         let text = ports.get(&port.to_string()).or_else(|| ports.get("*"));
         let text = text.unwrap_or_else(|| panic!("{}: {pod} says nothing of {port}", self.name));
         let named = |text: &str| -> BTreeSet<&'static str> {
-            let one = |n: &str| SOURCES.iter().find(|(name, _)| *name == n).map(|(name, _)| *name);
+            let one = |n: &str| ENDS.iter().find(|(name, _)| *name == n).map(|(name, _)| *name);
             text.split(' ').map(|n| one(n).unwrap_or_else(|| panic!("{}: who is {n}?", self.name))).collect()
         };
         match text.as_str() {
@@ -97,19 +105,25 @@ impl Case {
         });
         for pod in meshed {
             let name = pod.metadata.name.as_deref().unwrap();
-            for port in PORTS {
-                let expected = self.expected(name, port);
-                for (source, ip) in SOURCES.iter().filter(|(s, _)| s.trim_end_matches('6') != name) {
-                    let ip: IpAddr = ip.parse().unwrap();
-                    let want = expected.contains(source);
-                    let oracle = oracle::allows(cluster, &objects, pod, ip, port);
-                    let got = lets_in(&all, &set, pod, ip, port);
-                    if (oracle, got) != (want, want) {
-                        wrong
-                            .push(format!("{source} to {name}:{port}: written {want}, oracle {oracle}, control {got}"));
+            let others = || ENDS.iter().filter(|(s, _)| s.trim_end_matches('6') != name);
+            for (port, (end, ip)) in PORTS.iter().flat_map(|port| others().map(move |end| (*port, end))) {
+                let ip: IpAddr = ip.parse().unwrap();
+                let want = |written: &Written| self.expected(written, name, port).contains(end);
+                let mut judge = |what: String, written: Option<bool>, oracle: bool, got: bool| {
+                    if oracle != got || written.is_some_and(|w| w != got) {
+                        wrong.push(format!("{what}: written {written:?}, oracle {oracle}, control {got}"));
                     }
-                }
+                };
+                let oracle = oracle::allows(cluster, &objects, pod, ip, port);
+                let got = lets_in(&all, &set, pod, ip, port);
+                judge(format!("{end} to {name}:{port}"), self.expect.as_ref().map(want), oracle, got);
+                let oracle = oracle::lets_out(cluster, &objects, pod, ip, port);
+                let got = lets_out(&all, &set, pod, ip, port);
+                judge(format!("{name} out to {end}:{port}"), self.out.as_ref().map(want), oracle, got);
             }
+        }
+        if self.expect.is_none() && self.out.is_none() {
+            wrong.push("says neither who is let in nor who is let out to".to_owned());
         }
         let faults: usize = objects.iter().map(|p| Trimmed::from(p).faults.iter().count()).sum();
         if faults != self.faults {
@@ -120,11 +134,20 @@ impl Case {
 }
 
 #[test]
-fn policies_mean_what_kubernetes_says() {
+fn ingress_means_what_kubernetes_says() {
+    hold(&["isolation.yaml", "peers.yaml", "blocks.yaml", "ports.yaml", "union.yaml", "hostile.yaml"]);
+}
+
+#[test]
+fn egress_means_what_kubernetes_says() {
+    hold(&["egress-isolation.yaml", "egress-peers.yaml", "egress-ports.yaml", "egress-hostile.yaml"]);
+}
+
+/// Runs all cases of these files.
+fn hold(files: &[&str]) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/network_policy");
     let cluster = cluster();
     let (mut cases, mut wrong) = (0, Vec::new());
-    let files = ["isolation.yaml", "peers.yaml", "blocks.yaml", "ports.yaml", "union.yaml", "hostile.yaml"];
     for file in files {
         let text = std::fs::read_to_string(folder.join(file)).unwrap();
         let read: Vec<Case> = serde_saphyr::from_str(&text).unwrap_or_else(|e| panic!("{file}: {e}"));
@@ -155,6 +178,16 @@ fn one_resource_is_shared_by_pods_of_the_same_policies() {
             "shop/culvert_network_policy_p0_http=8080",
             "shop/culvert_network_policy_p0_http=none",
         ]
+    );
+    // What is let out by name has the number that the other end gives it.
+    let out = case(
+        "{name: x, policies: [{podSelector: {}, policyTypes: [Egress], egress: [{ports: [{port: http}]}]}, \
+         {podSelector: {matchLabels: {app: web}}, policyTypes: [Egress]}], expect: {}}",
+    );
+    assert_eq!(names(&out), ["shop/culvert_network_policy_egress__p0", "shop/culvert_network_policy_egress__p0_p1"]);
+    assert_eq!(
+        names(&case("{name: x, policies: [{podSelector: {}, policyTypes: [Egress], egress: [{}]}], expect: {}}")),
+        [""; 0]
     );
     // Where everything is let in there is nothing to deny.
     assert_eq!(names(&case("{name: x, policies: [{podSelector: {}, ingress: [{}]}], expect: {}}")), [""; 0]);

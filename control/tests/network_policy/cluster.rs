@@ -21,7 +21,11 @@ pub(crate) struct Sketch<'a> {
     pub(crate) ports: &'a [(&'a str, i32)],
     pub(crate) host: bool,
     pub(crate) ended: bool,
+    /// It is being deleted.
+    pub(crate) ending: bool,
     pub(crate) meshed: bool,
+    /// Address of its node.
+    pub(crate) node: &'a str,
 }
 
 /// `a=b c=d`.
@@ -44,6 +48,7 @@ pub(crate) fn pod(sketch: &Sketch<'_>) -> v1::Pod {
             namespace: Some(sketch.namespace.to_owned()),
             labels: Some(pairs(sketch.labels)),
             annotations: sketch.meshed.then(|| [enrolled].into()),
+            deletion_timestamp: sketch.ending.then(|| serde_json::from_value("2026-01-01T00:00:00Z".into()).unwrap()),
             ..ObjectMeta::default()
         },
         spec: Some(v1::PodSpec {
@@ -53,6 +58,7 @@ pub(crate) fn pod(sketch: &Sketch<'_>) -> v1::Pod {
         }),
         status: Some(v1::PodStatus {
             phase: Some(if sketch.ended { "Succeeded" } else { "Running" }.to_owned()),
+            host_ip: Some(sketch.node.to_owned()),
             pod_ips: Some(sketch.addresses.iter().map(|ip| v1::PodIP { ip: (*ip).to_owned() }).collect()),
             ..v1::PodStatus::default()
         }),
@@ -69,7 +75,9 @@ pub(crate) fn cluster() -> Cluster {
         ports,
         host: false,
         ended: false,
+        ending: false,
         meshed: true,
+        node: if namespace == "shop" { "192.168.0.10" } else { "192.168.0.11" },
     };
     let namespace =
         |name: &str, labels: &str| (name.to_owned(), pairs(&format!("kubernetes.io/metadata.name={name} {labels}")));
@@ -94,8 +102,8 @@ pub(crate) fn cluster() -> Cluster {
     }
 }
 
-/// Sources by name.
-pub(crate) const SOURCES: [(&str, &str); 12] = [
+/// Addresses by name.
+pub(crate) const ENDS: [(&str, &str); 12] = [
     ("web", "10.1.0.1"),
     ("web6", "fd00:1::1"),
     ("api", "10.1.0.2"),

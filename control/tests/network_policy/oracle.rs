@@ -1,4 +1,7 @@
 //! What a NetworkPolicy means, read straight off the objects: slow, plain, and sharing no code with control.
+//!
+//! The words are those of Kubernetes' concept page "Network Policies" and of the API's own documentation
+//! (`networking.k8s.io/v1`), where they leave it open those of `control::policies::network`.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -34,8 +37,8 @@ pub(crate) fn allows(cluster: &Cluster, policies: &[NetworkPolicy], pod: &v1::Po
             let from = rule.from.clone().unwrap_or_default();
             let ports = rule.ports.clone().unwrap_or_default();
             let own = policy.metadata.namespace.as_deref().unwrap();
-            let peers_hold = from.is_empty() || from.iter().any(|p| is_peer(cluster, p, own, source));
-            let ports_hold = ports.is_empty() || ports.iter().any(|p| is_port(p, pod, port));
+            let peers_hold = from.is_empty() || from.iter().any(|p| is_peer(cluster, p, own, source, |_| true));
+            let ports_hold = ports.is_empty() || ports.iter().any(|p| is_port(p, Some(pod), port));
             if peers_hold && ports_hold {
                 return true;
             }
@@ -44,7 +47,71 @@ pub(crate) fn allows(cluster: &Cluster, policies: &[NetworkPolicy], pod: &v1::Po
     !isolated
 }
 
-fn is_peer(cluster: &Cluster, peer: &NetworkPolicyPeer, own: &str, source: IpAddr) -> bool {
+/// Whether the policies let a pod open a TCP connection to an address.
+pub(crate) fn lets_out(cluster: &Cluster, policies: &[NetworkPolicy], pod: &v1::Pod, to: IpAddr, port: u16) -> bool {
+    let status = pod.status.as_ref().unwrap();
+    // Itself; and "traffic to and from the node where a Pod is running is always allowed".
+    let own = status.pod_ips.iter().flatten().map(|ip| &ip.ip).chain(&status.host_ip);
+    if own.into_iter().any(|ip| ip.parse() == Ok(to)) {
+        return true;
+    }
+    let empty = Map::new();
+    let labels = pod.metadata.labels.as_ref().unwrap_or(&empty);
+    let mut isolated = false;
+    for policy in policies.iter().filter(|p| p.metadata.namespace == pod.metadata.namespace) {
+        let spec = policy.spec.as_ref().unwrap();
+        let types = spec.policy_types.clone().unwrap_or_default();
+        let rules = spec.egress.clone().unwrap_or_default();
+        let unclear = types.is_empty() || types.iter().any(|t| t != "Egress" && t != "Ingress");
+        let egress = types.iter().any(|t| t == "Egress") || unclear && !rules.is_empty();
+        if !egress || !select(spec.pod_selector.as_ref(), labels, true) {
+            continue;
+        }
+        isolated = true;
+        for rule in rules {
+            let peers = rule.to.unwrap_or_default();
+            let ports = rule.ports.unwrap_or_default();
+            let own = policy.metadata.namespace.as_deref().unwrap();
+            let by_number = ports.is_empty() || ports.iter().any(|p| is_port(p, None, port));
+            let anybody = peers.is_empty();
+            // A named port is what the pod says that is connected to, so it takes a pod to have one.
+            let by_name = |named: &dyn Fn(&v1::Pod) -> bool| {
+                let holders = holders(cluster, to);
+                let all = !holders.is_empty() && holders.iter().all(|p| named(p));
+                anybody && all || peers.iter().any(|p| all && is_peer(cluster, p, own, to, named))
+            };
+            if by_number && (anybody || peers.iter().any(|p| is_peer(cluster, p, own, to, |_| true)))
+                || ports.iter().any(|p| by_name(&|pod| is_port(p, Some(pod), port)))
+            {
+                return true;
+            }
+        }
+    }
+    !isolated
+}
+
+/// The pods that an address stands for: those that have one of their own. While one of them is there to stay, those that are
+/// being deleted do not count.
+fn holders(cluster: &Cluster, address: IpAddr) -> Vec<&v1::Pod> {
+    let has = |pod: &&v1::Pod| {
+        let status = pod.status.as_ref().unwrap();
+        let there = status.pod_ips.iter().flatten().any(|ip| ip.ip.parse() == Ok(address));
+        let host = pod.spec.as_ref().unwrap().host_network == Some(true);
+        there && !host && status.phase.as_deref() == Some("Running")
+    };
+    let all: Vec<&v1::Pod> = cluster.pods.iter().filter(has).collect();
+    let stay = |pod: &&v1::Pod| pod.metadata.deletion_timestamp.is_none();
+    if all.iter().any(stay) { all.into_iter().filter(stay).collect() } else { all }
+}
+
+/// Whether an address is a peer's. One of pods is when all pods are peers that it stands for, and `more` holds for them.
+fn is_peer(
+    cluster: &Cluster,
+    peer: &NetworkPolicyPeer,
+    own: &str,
+    source: IpAddr,
+    more: impl Fn(&v1::Pod) -> bool,
+) -> bool {
     match (&peer.ip_block, &peer.pod_selector, &peer.namespace_selector) {
         (Some(block), None, None) => {
             let except = block.except.clone().unwrap_or_default();
@@ -52,24 +119,25 @@ fn is_peer(cluster: &Cluster, peer: &NetworkPolicyPeer, own: &str, source: IpAdd
             sound && inside(&block.cidr, source) && !except.iter().any(|e| inside(e, source))
         }
         (Some(_), _, _) | (None, None, None) => false,
-        (None, pods, namespaces) => cluster.pods.iter().any(|pod| {
-            let spec = pod.spec.as_ref().unwrap();
-            let status = pod.status.as_ref().unwrap();
-            let there = status.pod_ips.iter().flatten().any(|ip| ip.ip.parse() == Ok(source));
-            let counts = spec.host_network != Some(true) && status.phase.as_deref() == Some("Running");
-            let namespace = pod.metadata.namespace.as_deref().unwrap();
-            let around = match namespaces {
-                None => namespace == own,
-                some => select(some.as_ref(), &cluster.namespaces[namespace], false),
+        (None, pods, namespaces) => {
+            let holders = holders(cluster, source);
+            let selected = |pod: &&v1::Pod| {
+                let namespace = pod.metadata.namespace.as_deref().unwrap();
+                let around = match namespaces {
+                    None => namespace == own,
+                    some => select(some.as_ref(), &cluster.namespaces[namespace], false),
+                };
+                let empty = Map::new();
+                let labels = pod.metadata.labels.as_ref().unwrap_or(&empty);
+                around && select(pods.as_ref(), labels, false) && more(pod)
             };
-            let empty = Map::new();
-            let labels = pod.metadata.labels.as_ref().unwrap_or(&empty);
-            there && counts && around && select(pods.as_ref(), labels, false)
-        }),
+            !holders.is_empty() && holders.iter().all(selected)
+        }
     }
 }
 
-fn is_port(wanted: &NetworkPolicyPort, pod: &v1::Pod, port: u16) -> bool {
+/// Whether a port is what a rule says. A name is one of a pod; without a pod it is none.
+fn is_port(wanted: &NetworkPolicyPort, pod: Option<&v1::Pod>, port: u16) -> bool {
     if wanted.protocol.as_deref().unwrap_or("TCP") != "TCP" {
         return false;
     }
@@ -79,8 +147,8 @@ fn is_port(wanted: &NetworkPolicyPort, pod: &v1::Pod, port: u16) -> bool {
         (Some(IntOrString::Int(first)), None) => port == *first,
         (Some(IntOrString::Int(first)), Some(last)) => *first >= 1 && last <= 65535 && (*first..=last).contains(&port),
         (Some(IntOrString::String(name)), None) => {
-            let containers = &pod.spec.as_ref().unwrap().containers;
-            let mut ports = containers.iter().flat_map(|c| c.ports.iter().flatten());
+            let containers = pod.iter().flat_map(|p| &p.spec.as_ref().unwrap().containers);
+            let mut ports = containers.flat_map(|c| c.ports.iter().flatten());
             !name.is_empty() && ports.any(|p| p.name.as_ref() == Some(name) && p.container_port == port)
         }
         (_, Some(_)) => false,

@@ -15,7 +15,7 @@ use proptest::sample::select;
 use serde_json::{Value, json};
 
 use super::cluster::{Cluster, Sketch, pairs, pod};
-use super::{cases, held, labels, lets_in, oracle};
+use super::{cases, held, labels, lets_in, lets_out, oracle};
 
 const NAMESPACES: [&str; 2] = ["a", "b"];
 const ADDRESSES: [&str; 6] = ["10.0.0.0", "10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.1.0", "fd00::1"];
@@ -69,14 +69,16 @@ fn ports() -> impl Strategy<Value = Value> {
 }
 
 fn network_policies() -> impl Strategy<Value = NetworkPolicy> {
-    let rule =
-        (vec(peers(), 0..3), vec(ports(), 0..3)).prop_map(|(from, ports)| json!({ "from": from, "ports": ports }));
+    let rule = || (vec(peers(), 0..3), vec(ports(), 0..3));
+    let ingress = rule().prop_map(|(from, ports)| json!({ "from": from, "ports": ports }));
+    let egress = rule().prop_map(|(to, ports)| json!({ "to": to, "ports": ports }));
     let types = select(vec![json!([]), json!(["Ingress"]), json!(["Egress"]), json!(["Ingress", "Egress"])]);
     let name = (select(&NAMESPACES[..]), 0..3_usize);
-    (name, selectors(), vec(rule, 0..3), types).prop_map(|((ns, i), selector, ingress, types)| {
+    let rules = (vec(ingress, 0..3), vec(egress, 0..3));
+    (name, selectors(), rules, types).prop_map(|((ns, i), selector, (ingress, egress), types)| {
         serde_json::from_value(json!({
             "metadata": { "name": format!("p{i}"), "namespace": ns },
-            "spec": { "podSelector": selector, "ingress": ingress, "policyTypes": types }
+            "spec": { "podSelector": selector, "ingress": ingress, "egress": egress, "policyTypes": types }
         }))
         .unwrap()
     })
@@ -86,12 +88,13 @@ fn pods() -> impl Strategy<Value = v1::Pod> {
     let name = (select(&NAMESPACES[..]), 0..3_usize);
     let addresses = proptest::sample::subsequence(&ADDRESSES[..], 1..3);
     let ports = proptest::sample::subsequence(&[("http", 80), ("http", 81), ("admin", 8080)][..], 0..2);
-    let odds = (prop::bool::weighted(0.1), prop::bool::weighted(0.1), prop::bool::weighted(0.8));
+    let odd = prop::bool::weighted;
+    let odds = (odd(0.1), odd(0.1), odd(0.2), odd(0.8), select(&["10.0.1.0", "192.168.0.1"][..]));
     (name, select(&LABELS[..]), addresses, ports, odds).prop_map(|((ns, i), labels, addresses, ports, odds)| {
         let name = format!("pod{i}");
-        let (host, ended, meshed) = odds;
+        let (host, ended, ending, meshed, node) = odds;
         let (addresses, ports) = (&addresses[..], &ports[..]);
-        pod(&Sketch { namespace: ns, name: &name, labels, addresses, ports, host, ended, meshed })
+        pod(&Sketch { namespace: ns, name: &name, labels, addresses, ports, host, ended, ending, meshed, node })
     })
 }
 
@@ -163,15 +166,17 @@ fn apply(all: &mut Policies, change: &Change) -> Effects {
     }
 }
 
-/// Resources by name, and names by pod.
-type Held = (BTreeMap<String, mesh::authz::Authorization>, BTreeMap<(String, String), Vec<Arc<str>>>);
+/// Resources by name, and names by pod: those of what it takes, and that of what it opens.
+type Held =
+    (BTreeMap<String, mesh::authz::Authorization>, BTreeMap<(String, String), (Vec<Arc<str>>, Option<Arc<str>>)>);
 
 fn everything(all: &Policies) -> Held {
     let mut names = BTreeMap::new();
     for ns in NAMESPACES {
         for i in 0..3 {
             let pod = format!("pod{i}");
-            names.insert((ns.to_owned(), pod.clone()), all.names(ns, &Default::default(), Some(&pod)));
+            let of = (all.names(ns, &Default::default(), Some(&pod)), all.egress(ns, &pod));
+            names.insert((ns.to_owned(), pod.clone()), of);
         }
     }
     (all.resources().into_iter().map(|r| (r.key(), r)).collect(), names)
@@ -181,7 +186,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 800, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn after_any_changes_the_right_ones_are_let_in(list in vec(changes(), 1..24)) {
+    fn after_any_changes_the_right_ones_are_let_through(list in vec(changes(), 1..24)) {
         let (mut all, mut model) = (Policies::new("root"), Model::new());
         for change in &list {
             let before = everything(&all);
@@ -205,16 +210,21 @@ proptest! {
         prop_assert_eq!(everything(&all), everything(&cases::policies(&model.cluster, &model.policies)));
 
         let set = held(all.resources());
-        let meshed = model.cluster.pods.iter().filter(|p| {
+        let own = model.cluster.pods.iter().filter(|p| {
             let host = p.spec.as_ref().unwrap().host_network == Some(true);
-            let running = p.status.as_ref().unwrap().phase.as_deref() == Some("Running");
-            p.metadata.annotations.is_some() && running && !host
+            p.status.as_ref().unwrap().phase.as_deref() == Some("Running") && !host
         });
-        for pod in meshed {
+        for pod in own {
             for (ip, port) in ADDRESSES.iter().flat_map(|ip| PORTS.map(|port| (ip, port))) {
                 let ip: IpAddr = ip.parse().unwrap();
-                let want = oracle::allows(&model.cluster, &model.policies, pod, ip, port);
-                prop_assert_eq!(lets_in(&all, &set, pod, ip, port), want, "{} to {:?}:{}", ip, pod.metadata.name, port);
+                if pod.metadata.annotations.is_some() {
+                    let want = oracle::allows(&model.cluster, &model.policies, pod, ip, port);
+                    let got = lets_in(&all, &set, pod, ip, port);
+                    prop_assert_eq!(got, want, "{} to {:?}:{}", ip, pod.metadata.name, port);
+                }
+                let want = oracle::lets_out(&model.cluster, &model.policies, pod, ip, port);
+                let got = lets_out(&all, &set, pod, ip, port);
+                prop_assert_eq!(got, want, "{:?} out to {}:{}", pod.metadata.name, ip, port);
             }
         }
     }
@@ -225,7 +235,7 @@ fn the_made_up_clusters_are_neither_open_nor_shut() {
     use proptest::strategy::ValueTree;
     use proptest::test_runner::TestRunner;
     let mut runner = TestRunner::deterministic();
-    let mut counts = [0; 2];
+    let mut counts = [[0; 2]; 2];
     for _ in 0..300 {
         let list = vec(changes(), 1..24).new_tree(&mut runner).unwrap().current();
         let mut model = Model::new();
@@ -233,10 +243,13 @@ fn the_made_up_clusters_are_neither_open_nor_shut() {
         for pod in &model.cluster.pods {
             let selected = model.policies.iter().any(|p| p.metadata.namespace == pod.metadata.namespace);
             for ip in ADDRESSES.iter().filter(|_| selected) {
-                let allowed = oracle::allows(&model.cluster, &model.policies, pod, ip.parse().unwrap(), 80);
-                counts[usize::from(allowed)] += 1;
+                let ip = ip.parse().unwrap();
+                let allowed = oracle::allows(&model.cluster, &model.policies, pod, ip, 80);
+                counts[0][usize::from(allowed)] += 1;
+                let allowed = oracle::lets_out(&model.cluster, &model.policies, pod, ip, 80);
+                counts[1][usize::from(allowed)] += 1;
             }
         }
     }
-    assert!(counts.iter().all(|n| *n > 500), "{counts:?}");
+    assert!(counts.iter().flatten().all(|n| *n > 500), "{counts:?}");
 }

@@ -3,7 +3,7 @@
 use control::policies::{AuthorizationPolicy, NetworkPolicy, PeerAuthentication, Policies};
 use k8s_openapi::api::networking::v1 as networking;
 use kubernetes::object::security as api;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{authorization, told};
 
@@ -88,30 +88,4 @@ fn a_mesh_of_broken_policies_still_translates_the_good_one() {
         "{selector: {matchLabels: {app: web}}, rules: [{from: [{source: {principals: [other.example/ns/a/sa/b]}}]}]}";
     all.set_authorization_policy(authorization("shop/good", good));
     assert_eq!(told(&all.resource("shop/good").unwrap()), "ALLOW selector: principal other.example/ns/a/sa/b");
-}
-
-#[test]
-fn egress_is_told_of_when_a_pod_of_the_mesh_is_selected() {
-    let mut all = Policies::new("root");
-    let policy: networking::NetworkPolicy = serde_json::from_value(json!({
-        "metadata": { "namespace": "shop", "name": "out" },
-        "spec": { "podSelector": { "matchLabels": { "app": "web" } }, "egress": [{ "ports": [{ "port": 80 }] }] },
-    }))
-    .unwrap();
-    all.set_network_policy(NetworkPolicy::from(&policy));
-    assert_eq!(all.network_policy_events("shop", "out"), []);
-    let pod = |annotations: Value| {
-        let pod = json!({
-            "metadata": { "namespace": "shop", "name": "web", "labels": { "app": "web" }, "annotations": annotations },
-            "status": { "podIPs": [{ "ip": "10.0.0.1" }] },
-        });
-        control::object::Pod::from(&serde_json::from_value::<k8s_openapi::api::core::v1::Pod>(pod).unwrap())
-    };
-    let plain = all.set_pod(&pod(json!({})));
-    assert!(plain.network_policies.is_empty());
-    let meshed = all.set_pod(&pod(json!({ "ambient.istio.io/redirection": "enabled" })));
-    assert!(meshed.network_policies.contains(&("shop".into(), "out".into())));
-    let events = all.network_policy_events("shop", "out");
-    assert_eq!(events.len(), 1);
-    assert!(events[0].message.contains("egress of meshed pods is enforced by the CNI on the outer connection only"));
 }

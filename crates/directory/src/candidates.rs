@@ -61,6 +61,23 @@ impl Snapshot {
         }
         all
     }
+
+    /// Where a connection to a service port may end when somebody else chooses: address (of the family of `near`, if there is
+    /// one) and target port of every endpoint on the network of `source`, whatever its health and rank, which whoever chooses
+    /// sees from another place and at another time. The address is absent where only a name is known.
+    pub fn ends(&self, source: &Workload, service: &Service, port: u16, near: IpAddr) -> Vec<(Option<IpAddr>, u16)> {
+        let key = service.key().to_string();
+        let wish = Wish { source, service, port, dialled: canonical(near), purpose: Purpose::Application, random: 0 };
+        let here = self.endpoints(&key).filter(|w| w.network == source.network);
+        let ends = here.filter_map(|workload| {
+            let target = wish.target_port(&key, workload)?;
+            match wish.ip(workload) {
+                None if workload.hostname.is_empty() => None,
+                ip => Some((ip, target)),
+            }
+        });
+        ends.collect()
+    }
 }
 
 #[cfg(test)]
@@ -123,5 +140,13 @@ mod tests {
         });
         assert_eq!(names(&snapshot.candidates(&source, &service, 80, near)), ["b", "e"]);
         assert_eq!(snapshot.candidates(&source, &service, 81, near), []);
+        // Whoever else chooses may choose any of them, also one that is sick or far.
+        let named = Workload { addresses: Vec::new(), hostname: "x.test".into(), ..pod("f", 6, "b") };
+        let nowhere = Workload { addresses: Vec::new(), ..pod("g", 7, "b") };
+        [named, nowhere].into_iter().for_each(|w| snapshot.insert_workload(w));
+        let ip = |last: u8| Some(IpAddr::from([10, 0, 0, last]));
+        let ends = [(ip(1), 8080), (ip(2), 8080), (ip(3), 8080), (ip(5), 8080), (None, 8080)];
+        assert_eq!(snapshot.ends(&source, &service, 80, near), ends);
+        assert_eq!(snapshot.ends(&source, &service, 81, near), []);
     }
 }

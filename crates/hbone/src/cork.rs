@@ -20,6 +20,8 @@ const GATHERED: usize = 16 * 1024;
 pub(crate) struct Cork<IO> {
     io: IO,
     gathered: BytesMut,
+    /// Some of it has not been offered to the transport yet.
+    untried: bool,
     /// Something was written that the transport has not been asked to flush to its end.
     unflushed: bool,
     /// The transport broke while writing: told to the next who writes, so that what it received is read first.
@@ -28,13 +30,14 @@ pub(crate) struct Cork<IO> {
 
 impl<IO: AsyncWrite + Unpin> Cork<IO> {
     pub(crate) fn new(io: IO) -> Self {
-        Self { io, gathered: BytesMut::new(), unflushed: false, broken: None }
+        Self { io, gathered: BytesMut::new(), untried: false, unflushed: false, broken: None }
     }
 
     fn poll_gathered(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let Some(error) = self.broken.take() {
             return Poll::Ready(Err(error));
         }
+        self.untried = false;
         while !self.gathered.is_empty() {
             self.unflushed = true;
             let written = ready!(Pin::new(&mut self.io).poll_write(cx, &self.gathered))?;
@@ -89,6 +92,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Cork<IO> {
             return Pin::new(&mut this.io).poll_write_vectored(cx, bufs);
         }
         bufs.iter().for_each(|b| this.gathered.extend_from_slice(b));
+        this.untried = true;
         Poll::Ready(Ok(offered))
     }
 
@@ -101,7 +105,11 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Cork<IO> {
         if this.gathered.is_empty() || this.broken.is_some() {
             return this.poll_out(cx);
         }
-        cx.waker().wake_by_ref();
+        // What the transport did not take wakes us when it does: asking for another turn before that would be one after the
+        // other for as long as the peer does not read.
+        if this.untried {
+            cx.waker().wake_by_ref();
+        }
         Poll::Ready(Ok(()))
     }
 
@@ -114,6 +122,10 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Cork<IO> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::{Wake, Waker};
+
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
@@ -201,6 +213,33 @@ mod tests {
         };
         assert_eq!(tokio::join!(both, answer).0, 1);
         assert_eq!(&byte, b"x");
+    }
+
+    /// Counts how often it is woken.
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_peer_that_does_not_read_is_not_offered_the_same_again_and_again() {
+        // Takes one byte, then no more.
+        let (ours, _theirs) = tokio::io::duplex(1);
+        let mut cork = Cork::new(ours);
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(woken.clone());
+        let mut cx = Context::from_waker(&waker);
+        assert!(Pin::new(&mut cork).poll_write(&mut cx, b"xyz").is_ready());
+        for _ in 0..3 {
+            assert!(Pin::new(&mut cork).poll_flush(&mut cx).is_ready());
+            let mut byte = [0; 1];
+            assert!(Pin::new(&mut cork).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending());
+        }
+        assert_eq!((cork.gathered.len(), woken.0.load(Ordering::Relaxed)), (2, 1));
     }
 
     #[tokio::test]

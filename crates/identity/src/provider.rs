@@ -1,4 +1,4 @@
-//! The one crypto provider of the mesh.
+//! The crypto providers: the mesh's own, and one for servers of others.
 
 use std::sync::{Arc, OnceLock};
 
@@ -18,4 +18,11 @@ pub fn provider() -> Arc<CryptoProvider> {
             })
         })
         .clone()
+}
+
+/// AWS-LC with what servers of others speak too: TLS 1.3, and of TLS 1.2 what has forward secrecy and AEAD (RFC 9325 4.2), which
+/// is all that the library has of it.
+pub(crate) fn web_provider() -> Arc<CryptoProvider> {
+    static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
+    PROVIDER.get_or_init(|| Arc::new(default_provider())).clone()
 }

@@ -13,7 +13,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::channel::{TrustedRoots, root_store};
-use crate::provider::provider;
+use crate::provider::web_provider;
 
 /// Makes connections to servers of others.
 #[derive(Clone)]
@@ -50,8 +50,9 @@ pub fn client_config(
     protocol: &[u8],
 ) -> Result<Arc<ClientConfig>, String> {
     let store = Arc::new(root_store(roots)?);
-    let verifier = WebPkiServerVerifier::builder_with_provider(store, provider()).build().map_err(|e| e.to_string())?;
-    let mut config = ClientConfig::builder_with_provider(provider())
+    let verifier =
+        WebPkiServerVerifier::builder_with_provider(store, web_provider()).build().map_err(|e| e.to_string())?;
+    let mut config = ClientConfig::builder_with_provider(web_provider())
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
         .map_err(|e| e.to_string())?
         .dangerous()
@@ -113,5 +114,42 @@ impl ServerCertVerifier for Names {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.verifier.supported_verify_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::{ClientConnection, ProtocolVersion, ServerConfig, ServerConnection, SupportedProtocolVersion};
+    use rustls_pki_types::PrivateKeyDer;
+
+    use super::*;
+
+    /// The version that a server of this one comes to with us.
+    fn agreed(version: &'static SupportedProtocolVersion) -> Option<ProtocolVersion> {
+        let made = rcgen::generate_simple_self_signed(["a.example".to_owned()]).unwrap();
+        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let server = ServerConfig::builder_with_provider(web_provider()).with_protocol_versions(&[version]).unwrap();
+        let server = server.with_no_client_auth().with_single_cert(vec![made.cert.der().clone()], key).unwrap();
+        let roots = TrustedRoots::Pem(made.cert.pem());
+        let client = client_config(&roots, Vec::new(), b"http/1.1").unwrap();
+        let mut client = ClientConnection::new(client, ServerName::try_from("a.example").unwrap()).unwrap();
+        let mut server = ServerConnection::new(Arc::new(server)).unwrap();
+        while client.is_handshaking() || server.is_handshaking() {
+            let mut bytes = Vec::new();
+            client.write_tls(&mut bytes).unwrap();
+            server.read_tls(&mut &bytes[..]).unwrap();
+            server.process_new_packets().unwrap();
+            bytes.clear();
+            server.write_tls(&mut bytes).unwrap();
+            client.read_tls(&mut &bytes[..]).unwrap();
+            client.process_new_packets().unwrap();
+        }
+        client.protocol_version()
+    }
+
+    #[test]
+    fn servers_of_others_may_be_older_than_the_mesh() {
+        assert_eq!(agreed(&rustls::version::TLS13), Some(ProtocolVersion::TLSv1_3));
+        assert_eq!(agreed(&rustls::version::TLS12), Some(ProtocolVersion::TLSv1_2));
     }
 }

@@ -1,8 +1,9 @@
 //! The companion rule: what a NetworkPolicy lacks when the pods that it selects are in the mesh.
 //!
 //! Inside the mesh pods reach each other by a tunnel to port 15008 (hbone.md), so that a network plug-in, which sees only
-//! that, must let it through wherever a policy lets anything through by TCP. What comes out of the tunnel is judged by the
-//! node proxy against the same policy, so that opening 15008 opens no other port.
+//! that, must let it through wherever a policy lets anything through by TCP. What goes into the tunnel is judged by the node
+//! proxy of the source against the egress policies, and what comes out of it by that of the destination against the ingress
+//! policies, so that opening 15008 opens no other port.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -84,14 +85,18 @@ impl Lacking {
     }
 }
 
+impl Lacking {
+    /// What it does not do, without its name.
+    pub fn what(&self) -> String {
+        let rule = |(direction, index): &(Direction, usize)| format!("spec.{}[{index}]", direction.field());
+        let rules: Vec<String> = self.rules.iter().map(rule).collect();
+        format!("lets no tunnels (TCP {HBONE}) through in {}", rules.join(", "))
+    }
+}
+
 impl fmt::Display for Lacking {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { namespace, name, rules, .. } = self;
-        write!(f, "NetworkPolicy {namespace}/{name} lets no tunnels (TCP {HBONE}) through in ")?;
-        for (i, (direction, index)) in rules.iter().enumerate() {
-            write!(f, "{}spec.{}[{index}]", if i == 0 { "" } else { ", " }, direction.field())?;
-        }
-        Ok(())
+        write!(f, "NetworkPolicy {}/{} {}", self.namespace, self.name, self.what())
     }
 }
 

@@ -8,7 +8,8 @@
 //! The definitions made from these types ([`crds`]) are strict where the types are tolerant, as Istio's own are, so that
 //! the API server refuses most faults at once.
 //!
-//! Shapes: istio/api `kubernetes/customresourcedefinitions.gen.yaml`, kubernetes-sigs/gateway-api `config/crd/standard`.
+//! Shapes: istio/api `kubernetes/customresourcedefinitions.gen.yaml`, kubernetes-sigs/gateway-api `config/crd/standard`. One kind
+//! is our own, [`RequestPolicy`].
 
 #[macro_use]
 mod text;
@@ -18,8 +19,10 @@ mod common;
 mod definitions;
 pub mod gateway;
 pub mod networking;
+pub mod request_policy;
 pub mod route;
 pub mod security;
+pub mod telemetry;
 
 pub use backend_tls::{
     AltNameType, BackendTlsPolicy, BackendTlsPolicySpec, BackendTlsValidation, PolicyAncestorStatus, PolicyStatus,
@@ -29,8 +32,10 @@ pub use common::{Condition, Generation, IstioStatus, StatusAddress, TargetRefere
 pub use definitions::{MANAGED_BY, MANAGED_BY_US, crds};
 pub use gateway::{Gateway, GatewayClass};
 pub use networking::{DestinationRule, ServiceEntry, WorkloadEntry};
+pub use request_policy::RequestPolicy;
 pub use route::{GrpcRoute, HttpRoute, ReferenceGrant, TcpRoute, TlsRoute};
 pub use security::{AuthorizationPolicy, PeerAuthentication, RequestAuthentication};
+pub use telemetry::Telemetry;
 
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,7 @@
 //! A real OpenTelemetry collector: `rotel`, from PyPI, in a virtual environment in the cache.
 //!
-//! It receives OTLP over gRPC and has no exporter that writes files, but it prints each span it receives in a form of
-//! lines (`--debug-log traces`), which the lab keeps as its log and reads back here.
+//! It receives OTLP over gRPC and has no exporter that writes files, but it prints each span and each log record it receives
+//! in a form of lines (`--debug-log`), which the lab keeps as its log and reads back here.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -47,6 +47,20 @@ pub struct Span {
     pub attributes: BTreeMap<String, String>,
     /// Names of its events.
     pub events: Vec<String>,
+}
+
+/// A log record as the collector printed it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LogRecord {
+    /// Severity in words.
+    pub severity: String,
+    /// What it says.
+    pub body: String,
+    /// Attributes of the process it comes from.
+    pub resource: BTreeMap<String, String>,
+    /// Its own attributes.
+    pub attributes: BTreeMap<String, String>,
 }
 
 /// Installs the collector into the cache where it is not there yet, and gives back its executable.
@@ -116,9 +130,8 @@ pub(crate) fn start(lab: &Lab, plan: &Plan) -> Result<(), LabError> {
     argv.extend(["--log-format", "json", "start"].map(str::to_owned));
     argv.extend(["--otlp-grpc-endpoint".to_owned(), format!("{ip}:{OTLP_PORT}")]);
     argv.extend(["--otlp-http-endpoint".to_owned(), format!("{ip}:{}", OTLP_PORT + 1)]);
-    argv.extend(
-        ["--exporter", "blackhole", "--debug-log", "traces", "--debug-log-verbosity", "detailed"].map(str::to_owned),
-    );
+    argv.extend(["--exporter", "blackhole", "--debug-log-verbosity", "detailed"].map(str::to_owned));
+    argv.extend(["--debug-log", "traces", "--debug-log", "logs"].map(str::to_owned));
     let enter = in_host(lab, lab.tree.infra(), &lab.paths.netns("infra"));
     let log = lab.paths.log(COLLECTOR);
     let launch = Launch { name: COLLECTOR.to_owned(), argv, enter, env: BTreeMap::new(), log };
@@ -132,9 +145,21 @@ impl Lab {
     /// # Errors
     /// When the lab has no collector.
     pub fn spans(&self) -> Result<Vec<Span>, LabError> {
+        Ok(parse(&self.printed()?).0)
+    }
+
+    /// The log records that the lab's collector has received so far.
+    ///
+    /// # Errors
+    /// When the lab has no collector.
+    pub fn log_records(&self) -> Result<Vec<LogRecord>, LabError> {
+        Ok(parse(&self.printed()?).1)
+    }
+
+    fn printed(&self) -> Result<String, LabError> {
         let path = self.log_path(COLLECTOR)?;
         let text = fs::read(&path).doing(|| format!("cannot read {}", path.display()))?;
-        Ok(parse(&String::from_utf8_lossy(&text)))
+        Ok(String::from_utf8_lossy(&text).into_owned())
     }
 }
 
@@ -146,15 +171,18 @@ enum Part {
     Resource,
 }
 
-// "ResourceSpans #0", then "Resource attributes:", then spans, each "Span #0", fields, "Attributes:", "Events:".
-// Attributes are "     -> key: Str(value)".
-fn parse(text: &str) -> Vec<Span> {
+// "ResourceSpans #0", then "Resource attributes:", then spans, each "Span #0", fields, "Attributes:", "Events:". The same for
+// logs: "ResourceLog #0", "LogRecord #0". Attributes are "     -> key: Str(value)".
+fn parse(text: &str) -> (Vec<Span>, Vec<LogRecord>) {
     let mut spans: Vec<Span> = Vec::new();
+    let mut records: Vec<LogRecord> = Vec::new();
     let mut resource = BTreeMap::new();
     let mut part = Part::Head;
+    let mut logs = false;
     for line in text.lines() {
         let attribute = line.strip_prefix("     -> ").and_then(|l| l.split_once(": "));
-        if line.starts_with("ResourceSpans #") {
+        if line.starts_with("ResourceSpans #") || line.starts_with("ResourceLog #") {
+            logs = line.starts_with("ResourceLog #");
             resource = BTreeMap::new();
             part = Part::Head;
         } else if line == "Resource attributes:" {
@@ -162,22 +190,47 @@ fn parse(text: &str) -> Vec<Span> {
         } else if line.starts_with("Span #") {
             spans.push(Span { resource: resource.clone(), ..Span::default() });
             part = Part::Head;
+        } else if line.starts_with("LogRecord #") {
+            records.push(LogRecord { resource: resource.clone(), ..LogRecord::default() });
+            part = Part::Head;
         } else if line == "Attributes:" {
             part = Part::Attributes;
         } else if line == "Events:" {
             part = Part::Events;
         } else if let Some((key, value)) = attribute {
-            match (part, spans.last_mut()) {
+            let attributes = match logs {
+                true => records.last_mut().map(|record| &mut record.attributes),
+                false => spans.last_mut().map(|span| &mut span.attributes),
+            };
+            match (part, attributes) {
                 (Part::Resource, _) => drop(resource.insert(key.to_owned(), bare(value))),
-                (Part::Attributes, Some(span)) => drop(span.attributes.insert(key.to_owned(), bare(value))),
-                (Part::Events, Some(span)) if key == "Name" => span.events.push(value.to_owned()),
+                (Part::Attributes, Some(attributes)) => drop(attributes.insert(key.to_owned(), bare(value))),
+                (Part::Events, _) if key == "Name" => events(&mut spans, value),
                 _ => {}
             }
-        } else if let (Part::Head, Some(span), Some((key, value))) = (part, spans.last_mut(), line.split_once(':')) {
-            head(span, key.trim(), value.trim());
+        } else if let (Part::Head, Some((key, value))) = (part, line.split_once(':')) {
+            match (logs, spans.last_mut(), records.last_mut()) {
+                (true, _, Some(record)) => record_head(record, key.trim(), value.trim()),
+                (false, Some(span), _) => head(span, key.trim(), value.trim()),
+                _ => {}
+            }
         }
     }
-    spans
+    (spans, records)
+}
+
+fn events(spans: &mut [Span], name: &str) {
+    if let Some(span) = spans.last_mut() {
+        span.events.push(name.to_owned());
+    }
+}
+
+fn record_head(record: &mut LogRecord, key: &str, value: &str) {
+    match key {
+        "SeverityText" => record.severity = value.to_owned(),
+        "Body" => record.body = bare(value),
+        _ => {}
+    }
 }
 
 fn head(span: &mut Span, key: &str, value: &str) {
@@ -230,12 +283,34 @@ SpanEvent #0
      -> Name: capture
      -> Timestamp: 1700000000500000000
      -> DroppedAttributesCount: 0
+ResourceLog #0
+Resource SchemaURL: 
+Resource attributes:
+     -> service.name: Str(wp)
+ScopeLogs #0
+ScopeLogs SchemaURL: 
+InstrumentationScope culvert 
+LogRecord #0
+ObservedTimestamp: 0
+Timestamp: 1
+SeverityText: info
+SeverityNumber: SEVERITY_NUMBER_INFO(9)
+EventName: culvert.access
+Body: Str(connection complete)
+Attributes:
+     -> path: Str(/a)
+    Trace ID       : 4bf92f3577b34da6a3ce929d0e0e4736
+    Span ID        : 00f067aa0ba902b7
+Flags: 0
 "#;
 
     #[test]
     fn printed_spans_are_read_back() {
-        let spans = parse(&PRINTED.repeat(2));
-        assert_eq!(spans.len(), 2);
+        let (spans, records) = parse(&PRINTED.repeat(2));
+        assert_eq!((spans.len(), records.len()), (2, 2));
+        let record = &records[1];
+        assert_eq!((record.body.as_str(), record.severity.as_str()), ("connection complete", "info"));
+        assert_eq!((record.attributes["path"].as_str(), record.resource["service.name"].as_str()), ("/a", "wp"));
         let span = &spans[0];
         assert_eq!((span.id.as_str(), span.parent.as_str()), ("00f067aa0ba902b7", "00f067aa0ba902b8"));
         assert_eq!((span.name.as_str(), span.end - span.start), ("outbound cart", 1_000_000_000));

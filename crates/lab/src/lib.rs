@@ -48,7 +48,7 @@ mod waypoints;
 
 pub use admin::{Answer, http_get};
 pub use capture::{Capture, Captured};
-pub use collector::{Span as CollectedSpan, ensure_collector};
+pub use collector::{LogRecord, Span as CollectedSpan, ensure_collector};
 pub use command::{Finished, Guard, InsideCommand, Running};
 pub use down::{down, labs};
 pub use error::LabError;

@@ -104,6 +104,10 @@ pub struct Pod {
     /// Selector policies (`namespace/name`) that apply to it.
     #[serde(default)]
     pub policies: Vec<String>,
+    /// DENY policies (`namespace/name`, scope WorkloadSelector) that judge what it dials, by address and port of the
+    /// destination. Its own node is exempt.
+    #[serde(default)]
+    pub egress: Vec<String>,
     /// Whether its look-ups over port 53 go to the node's proxy. Names in `/etc/hosts` are there all the same.
     #[serde(default)]
     pub dns: bool,
@@ -188,6 +192,7 @@ impl Waypoint {
             capabilities: Vec::new(),
             ready: None,
             policies: Vec::new(),
+            egress: Vec::new(),
             dns: false,
         }
     }
@@ -231,11 +236,14 @@ pub struct Telemetry {
     /// Share of connections that are traced, 0 to 1.
     #[serde(default = "defaults::sampling")]
     pub sampling: f64,
+    /// Whether records of the access log go there, too.
+    #[serde(default)]
+    pub access_log: bool,
 }
 
 impl Default for Telemetry {
     fn default() -> Self {
-        Self { otlp: OtlpTo::default(), sampling: defaults::sampling() }
+        Self { otlp: OtlpTo::default(), sampling: defaults::sampling(), access_log: false }
     }
 }
 

@@ -112,11 +112,12 @@ impl Spec {
                     .mistake(what, "write it as in NET_ADMIN (capabilities(7), without CAP_)");
             }
         }
-        for (at, key) in pod.policies.iter().enumerate() {
+        let named = pod.policies.iter().enumerate().map(|(at, key)| ("policies", at, key));
+        for (field, at, key) in named.chain(pod.egress.iter().enumerate().map(|(at, key)| ("egress", at, key))) {
             let found = self.policies.iter().find(|p| p.key() == *key);
             if found.is_none_or(|p| p.scope != PolicyScope::WorkloadSelector) {
                 let what = format!("{key:?} is not a policy with scope WorkloadSelector of this document");
-                report.at(&place).at("policies").at(at).mistake(what, "write namespace/name of such a policy");
+                report.at(&place).at(field).at(at).mistake(what, "write namespace/name of such a policy");
             }
         }
     }

@@ -58,6 +58,8 @@ pub struct Workload {
     pub services: BTreeMap<Arc<str>, PortMap>,
     /// Names (`namespace/name`) of the selector policies that apply to it.
     pub authorization_policies: Vec<Arc<str>>,
+    /// What it may dial; `None`: anything.
+    pub egress: Option<Arc<Egress>>,
     /// Whether it wants traffic.
     pub health: Health,
     /// The cluster it lives in.
@@ -96,6 +98,7 @@ impl Default for Workload {
             application_tunnel: None,
             services: BTreeMap::new(),
             authorization_policies: Vec::new(),
+            egress: None,
             health: Health::Healthy,
             cluster_id: DEFAULT_CLUSTER.into(),
             locality: Locality::default(),
@@ -119,6 +122,16 @@ impl Workload {
     pub fn is_pod(&self) -> bool {
         self.uid.contains("//Pod/")
     }
+}
+
+/// What judges the connections that a workload opens, by their destination: Kubernetes' egress NetworkPolicies.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Egress {
+    /// Keys (`namespace/name`) of the policies.
+    pub policies: Vec<Arc<str>>,
+    /// Addresses that they have no say about: those of its own node (Kubernetes, "Network Policies": traffic to the node where
+    /// a pod runs is always allowed).
+    pub exempt: Vec<IpAddr>,
 }
 
 /// How bytes reach a workload.

@@ -6,8 +6,11 @@
 //! There is no runtime, socket or clock here: policies, subject and connection in, verdict out. `PeerAuthentication`
 //! needs no code of its own: STRICT arrives as a DENY policy on an absent principal (`not_principals: presence`).
 //!
+//! [`egress`] judges the other end of a connection: what a workload may dial.
+//!
 //! [`request`] is the same for the requests that pass a waypoint, with the fields of HTTP.
 
+pub mod egress;
 mod judge;
 mod matching;
 mod miss;

@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 
-use mesh::addr::canonical;
+use mesh::addr::{Cidr, canonical};
 use mesh::authz::{Authorization, Clause, Match, Rule};
 
 use crate::miss::Kind;
@@ -18,7 +18,8 @@ pub(crate) struct Facts<'a> {
     /// Identity without `spiffe://`; absent for a connection in clear, and then nothing matches it, not even presence.
     pub(crate) principal: Option<String>,
     pub(crate) source_ip: IpAddr,
-    pub(crate) destination_ip: IpAddr,
+    /// Absent where only a name is known of the destination: then any address may be meant.
+    pub(crate) destination_ip: Option<IpAddr>,
 }
 
 impl<'a> Facts<'a> {
@@ -27,7 +28,7 @@ impl<'a> Facts<'a> {
             connection,
             principal: connection.source.as_ref().map(mesh::Identity::principal),
             source_ip: canonical(connection.source_ip),
-            destination_ip: canonical(connection.destination_ip),
+            destination_ip: Some(canonical(connection.destination_ip)),
         }
     }
 
@@ -63,10 +64,14 @@ impl<'a> Facts<'a> {
         let namespace = |n: &mesh::authz::StringMatch| n.matches(self.namespace());
         let port = self.connection.destination_port;
         match kind {
-            Kind::DestinationIps => one(&m.destination_ips, |c| c.contains(self.destination_ip)),
+            Kind::DestinationIps => one(&m.destination_ips, |c| self.destination_ip.is_none_or(|ip| c.contains(ip))),
             Kind::DestinationPorts => one(&m.destination_ports, |p| *p == port),
             Kind::Namespaces => one(&m.namespaces, namespace),
-            Kind::NotDestinationIps => none(&m.not_destination_ips, |c| c.contains(self.destination_ip)),
+            Kind::NotDestinationIps => match self.destination_ip {
+                Some(ip) => none(&m.not_destination_ips, |c| c.contains(ip)),
+                // Some address is in none of them, unless they hold all addresses that there are.
+                None => none(&m.not_destination_ips, |_| everything(&m.not_destination_ips)),
+            },
             Kind::NotDestinationPorts => none(&m.not_destination_ports, |p| *p == port),
             Kind::NotNamespaces => none(&m.not_namespaces, namespace),
             Kind::NotPrincipals => none(&m.not_principals, principal),
@@ -86,6 +91,12 @@ pub(crate) enum Held {
     Absent,
     No,
     Yes,
+}
+
+/// Whether blocks hold every address of both families. Those that control sends are merged, so that the two widest would be
+/// among them.
+fn everything(blocks: &[Cidr]) -> bool {
+    [true, false].into_iter().all(|v4| blocks.iter().any(|b| b.prefix_len() == 0 && b.addr().is_ipv4() == v4))
 }
 
 fn one<T>(values: &[T], test: impl Fn(&T) -> bool) -> Held {

@@ -175,12 +175,14 @@ fn wanted(m: &Match, kind: Kind) -> String {
     }
 }
 
-fn got(facts: &Facts<'_>, kind: Kind) -> String {
+pub(crate) fn got(facts: &Facts<'_>, kind: Kind) -> String {
     let of_source = |text: fn(&mesh::Identity) -> String| {
         facts.connection.source.as_ref().map_or_else(|| "no identity".to_owned(), |s| shortened(&text(s)))
     };
     match kind {
-        Kind::DestinationIps | Kind::NotDestinationIps => facts.destination_ip.to_string(),
+        Kind::DestinationIps | Kind::NotDestinationIps => {
+            facts.destination_ip.map_or_else(|| "a name".to_owned(), |ip| ip.to_string())
+        }
         Kind::DestinationPorts | Kind::NotDestinationPorts => facts.connection.destination_port.to_string(),
         Kind::Namespaces | Kind::NotNamespaces => of_source(|s| s.namespace().to_string()),
         Kind::NotPrincipals | Kind::Principals => of_source(mesh::Identity::principal),
@@ -200,7 +202,7 @@ pub(crate) fn any<T: fmt::Display>(values: &[T]) -> String {
     text
 }
 
-fn not<T: fmt::Display>(values: &[T]) -> String {
+pub(crate) fn not<T: fmt::Display>(values: &[T]) -> String {
     format!("anything but {}", any(values))
 }
 

@@ -253,6 +253,7 @@ proptest! {
                     }
                 }
                 Cause::NotHeld(_) => prop_assert!(false, "only a caller says that"),
+                Cause::Egress { .. } => prop_assert!(false, "only the judge of the other end says that"),
             },
             Verdict::Permitted(p) => match p.reason() {
                 Reason::Rule { policy, rule } => prop_assert!(hit(policy, *rule)),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use mesh::authz::Action;
 use mesh::{Identity, Workload};
 
+use crate::egress::Target;
 use crate::judge::judge;
 use crate::miss::NearestMiss;
 use crate::set::PolicySet;
@@ -129,7 +130,7 @@ impl fmt::Display for Reason {
 pub struct Denial {
     /// What decided.
     pub cause: Cause,
-    /// The ALLOW rule that came closest, when no ALLOW rule matched.
+    /// The ALLOW rule that came closest, when no ALLOW rule matched; of an egress policy, what of it came closest.
     pub nearest: Option<NearestMiss>,
 }
 
@@ -142,6 +143,13 @@ pub enum Cause {
         policy: Arc<str>,
         /// Index of the rule.
         rule: usize,
+    },
+    /// A policy for what the source may dial does not let it reach the destination.
+    Egress {
+        /// Key of the policy, `namespace/name`.
+        policy: Arc<str>,
+        /// What it does not let it reach.
+        target: Target,
     },
     /// ALLOW policies apply, and no rule of theirs matched.
     NoAllowMatched,
@@ -158,7 +166,7 @@ impl Denial {
     /// Key (`namespace/name`) of the policy that decided, when a single one did.
     pub fn policy_name(&self) -> Option<&str> {
         match &self.cause {
-            Cause::DenyRule { policy, .. } => Some(policy),
+            Cause::DenyRule { policy, .. } | Cause::Egress { policy, .. } => Some(policy),
             Cause::NoAllowMatched | Cause::NotHeld(_) => None,
         }
     }
@@ -169,6 +177,7 @@ impl fmt::Display for Denial {
         match &self.cause {
             Cause::DenyRule { policy, rule } => write!(f, "denied by {policy} rule {rule}")?,
             Cause::NoAllowMatched => f.write_str("no ALLOW rule matched")?,
+            Cause::Egress { policy, target } => write!(f, "egress to {target} is not let out by {policy}")?,
             Cause::NotHeld(names) => {
                 write!(f, "the workload names policies that are not known here: {}", names.join(", "))?;
             }

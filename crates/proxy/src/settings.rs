@@ -66,7 +66,7 @@ pub struct Authority {
     pub certificate_lifetime: Span,
 }
 
-/// Where spans go.
+/// Where spans go, and records of the access log if they are to.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Otlp {
@@ -75,6 +75,9 @@ pub struct Otlp {
     /// Share of connections that are traced, 0 to 1.
     #[serde(default = "sampling")]
     pub sampling: f64,
+    /// Send records of the access log too. They are written all the same.
+    #[serde(default)]
+    pub access_log: bool,
 }
 
 /// Messages.

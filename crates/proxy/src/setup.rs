@@ -44,7 +44,7 @@ pub enum SetupError {
 pub fn tracing_config(otlp: &Otlp, service: &str) -> TracingConfig {
     let mut tracing = TracingConfig::new(&otlp.endpoint, service);
     tracing.sampler = Sampler::ParentRatio(otlp.sampling);
-    tracing
+    if otlp.access_log { tracing.with_access() } else { tracing }
 }
 
 /// Starts the exporter of spans, if one is wanted. `resource` is what the spans say of this program; what the settings

@@ -27,6 +27,8 @@ pub struct World {
     version: watch::Sender<u64>,
     /// Counts the changes that can take a permit away: policies, and the policies that a workload names.
     verdicts: watch::Sender<u64>,
+    /// Counts the changes of what a known workload may dial: who names egress policies, not what is in them.
+    restricted: watch::Sender<u64>,
 }
 
 impl Default for World {
@@ -44,6 +46,7 @@ impl World {
             stand_ins: ArcSwap::default(),
             version: watch::Sender::new(0),
             verdicts: watch::Sender::new(0),
+            restricted: watch::Sender::new(0),
         }
     }
 
@@ -52,6 +55,7 @@ impl World {
         let mut snapshot = Snapshot::clone(&self.directory.load());
         let mut policies = PolicySet::clone(&self.policies.load());
         let mut stand_ins = BTreeMap::clone(&self.stand_ins.load());
+        let mut restricted = false;
         let mut verdicts =
             !change.policies.is_empty() || !change.removed_policies.is_empty() || !change.stand_ins.is_empty();
         // Removals first: a successor may hold the same address.
@@ -62,9 +66,10 @@ impl World {
             snapshot.insert_service(service);
         }
         for workload in change.workloads {
-            verdicts |= snapshot
-                .workload(&workload.uid)
-                .is_some_and(|old| old.authorization_policies != workload.authorization_policies);
+            if let Some(old) = snapshot.workload(&workload.uid) {
+                verdicts |= old.authorization_policies != workload.authorization_policies;
+                restricted |= old.egress != workload.egress;
+            }
             snapshot.insert_workload(workload);
         }
         for key in &change.removed_policies {
@@ -90,8 +95,11 @@ impl World {
         self.stand_ins.store(Arc::new(stand_ins));
         self.directory.store(snapshot);
         self.version.send_modify(|v| *v += 1);
-        if verdicts {
+        if verdicts || restricted {
             self.verdicts.send_modify(|v| *v += 1);
+        }
+        if restricted {
+            self.restricted.send_modify(|v| *v += 1);
         }
     }
 
@@ -119,9 +127,20 @@ impl World {
         (!all.is_empty()).then(|| all.join("; "))
     }
 
+    /// Why the policy of this key (`namespace/name`) could not be understood, if it could not.
+    pub fn stands_in(&self, key: &str) -> Option<Arc<str>> {
+        self.stand_ins.load().get(key).cloned()
+    }
+
     /// Told whenever permits may have to be withdrawn.
     pub fn verdicts(&self) -> watch::Receiver<u64> {
         self.verdicts.subscribe()
+    }
+
+    /// Told whenever a workload may name other egress policies than before. Seldom: most pods have none, and who connects is
+    /// told by [`World::verdicts`] of what is in them.
+    pub fn restricted(&self) -> watch::Receiver<u64> {
+        self.restricted.subscribe()
     }
 
     /// Told of every change.

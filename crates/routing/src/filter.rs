@@ -87,9 +87,7 @@ impl Step {
             model::Filter::Fault(fault) => Fault::new(bench, place, fault).map(Self::Fault),
             // Control has told its owner already.
             model::Filter::Invalid(invalid) => Some(Self::Invalid(invalid.reason.clone())),
-            model::Filter::LocalRate(rate) => {
-                LocalRate::new(rate).map_err(|e| bench.note(place, e)).ok().map(|r| Self::LocalRate(Arc::new(r)))
-            }
+            model::Filter::LocalRate(rate) => bench.rate(place, rate).map(Self::LocalRate),
             model::Filter::Mirror(mirror) if mirror.backend.invalid.is_some() => return None,
             model::Filter::Mirror(mirror) => Some(Self::Mirror(Arc::new(Mirror::new(bench, place, mirror)))),
             model::Filter::Redirect(redirect) => {

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use regex::bytes::{Regex, RegexBuilder};
 
-use crate::model::RouteName;
+use crate::filter::LocalRate;
+use crate::model::{self, RouteName};
 
 /// What is wrong with one rule. The rule answers 500 until it is mended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,9 +39,37 @@ pub(crate) struct Workbench {
     lesser: Vec<String>,
     /// By their text: many rules use the same few. `None` where it is not usable, and the problem.
     regexes: HashMap<String, Result<Regex, String>>,
+    /// Bounds of requests by their names, with what they have counted.
+    rates: Rates,
+    /// Those of the router that this one stands in for.
+    before: Rates,
 }
 
+/// Bounds of requests by their names.
+pub(crate) type Rates = HashMap<Arc<str>, Arc<LocalRate>>;
+
 impl Workbench {
+    /// A bench on which bounds go on counting where the ones of the same name have come to.
+    pub(crate) fn after(before: &Rates) -> Self {
+        Self { before: before.clone(), ..Self::default() }
+    }
+
+    /// A bound of requests. Those of one name that bound alike are one; of others the later one has the name.
+    pub(crate) fn rate(&mut self, place: &str, rate: &model::LocalRate) -> Option<Arc<LocalRate>> {
+        let made = self.keep(place, LocalRate::new(rate))?;
+        let Some(name) = &rate.name else { return Some(Arc::new(made)) };
+        let known =
+            [&self.rates, &self.before].into_iter().find_map(|all| all.get(name).filter(|k| k.bounds_as(&made)));
+        let rate = known.cloned().unwrap_or_else(|| Arc::new(made));
+        self.rates.insert(name.clone(), rate.clone());
+        Some(rate)
+    }
+
+    /// Every bound that has a name.
+    pub(crate) fn into_rates(self) -> Rates {
+        self.rates
+    }
+
     /// Notes a problem at a place.
     pub(crate) fn note(&mut self, place: &str, problem: impl fmt::Display) {
         self.problems.push(format!("{place}: {problem}"));

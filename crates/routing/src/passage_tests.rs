@@ -205,7 +205,7 @@ fn a_redirect_needs_no_backend() {
 }
 
 fn rate(requests: u32, per: u64, burst: u32, per_identity: bool) -> Rate {
-    Rate::new(&LocalRate { requests, per: Duration::from_secs(per), burst, per_identity }).unwrap()
+    Rate::new(&LocalRate { requests, per: Duration::from_secs(per), burst, per_identity, name: None }).unwrap()
 }
 
 #[test]

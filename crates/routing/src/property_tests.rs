@@ -32,7 +32,8 @@ fn requests() -> impl Strategy<Value = Parts> {
 fn made() -> Compiled {
     let change = |to: &str| Some(PathChange::Prefix(to.into()));
     let with = |name: &str, matches, filters| Rule { filters, ..rule(name, matches) };
-    let rate = LocalRate { requests: 1, per: std::time::Duration::from_secs(1), burst: 0, per_identity: true };
+    let rate =
+        LocalRate { requests: 1, per: std::time::Duration::from_secs(1), burst: 0, per_identity: true, name: None };
     http(vec![
         with("rewrite", vec![prefix("/foo")], vec![Filter::Rewrite(Rewrite { hostname: None, path: change("/x/y") })]),
         with(

@@ -3,10 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::answer::{Answer, Cause};
 use crate::filter::Step;
 use crate::mistake::{Mistake, Workbench};
 use crate::model::{Match, PathMatch, RouteName, Rule, SessionPersistence};
+use crate::passage::Passage;
+use crate::request::RequestView;
 use crate::retry::RetryRule;
+use crate::router::Decision;
 use crate::split::Split;
 use crate::target::{Target, steps};
 
@@ -68,6 +72,17 @@ impl Route {
             name,
         };
         (route, mistakes)
+    }
+
+    /// What becomes of a request that it matches.
+    pub(crate) fn decide(self: &Arc<Self>, prefix: Option<usize>, request: &RequestView<'_>) -> Decision {
+        match &self.invalid {
+            Some(reason) => {
+                let cause = Cause::RuleInvalid(reason.clone());
+                Decision::Answer(Answer::new(cause, request, Some(self.name.clone())))
+            }
+            None => Decision::Follow(Passage::new(self.clone(), prefix, request)),
+        }
     }
 
     /// The next backend by weight; `None` when there is none with a weight. It may be one that is not usable.

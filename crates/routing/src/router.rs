@@ -11,13 +11,18 @@ use imbl::OrdMap;
 pub use self::http::{Decision, HttpRouter};
 
 use crate::layer4::{TcpRouter, TlsRouter};
-use crate::mistake::{Mistake, Workbench};
-use crate::model::{Kind, RouteName, Table};
+use crate::mistake::{Mistake, Rates, Workbench};
+use crate::model::{Filter, Kind, RouteName, Rule, Table};
+use crate::request::RequestView;
+use crate::route::Route;
 
 /// The routes of one Service, compiled. Immutable; a change makes a new one.
 #[derive(Debug, Default)]
 pub struct Router {
     ports: BTreeMap<u16, Port>,
+    /// What is done before a route is chosen; `None` = nothing.
+    common: Option<Arc<Route>>,
+    rates: Rates,
 }
 
 #[derive(Debug, Default)]
@@ -43,9 +48,22 @@ pub enum Routes {
 impl Router {
     /// Compiles the tables of one Service. It always can: whatever is not usable answers 500 in its place, and is reported.
     pub fn new(tables: &[Table]) -> (Self, Vec<Mistake>) {
+        Self::after(&Self::default(), tables, &[])
+    }
+
+    /// As [`Router::new`], in place of a router that is there: bounds of requests that are the same go on counting where they
+    /// are. `common` is done to every request before a route is chosen; filters that need a match are not for there.
+    pub fn after(before: &Self, tables: &[Table], common: &[Filter]) -> (Self, Vec<Mistake>) {
         let mut made = Self::default();
-        let mut bench = Workbench::default();
+        let mut bench = Workbench::after(&before.rates);
         let mut mistakes = Vec::new();
+        if !common.is_empty() {
+            let name = RouteName { kind: "Service".into(), ..RouteName::default() };
+            let rule = Rule { route: name, filters: common.to_vec(), ..Rule::default() };
+            let (route, found) = Route::new(&mut bench, &rule, false);
+            mistakes.extend(found);
+            made.common = Some(Arc::new(route));
+        }
         for table in tables {
             let routes = Routes::new(&table.kind, &mut bench, &mut mistakes);
             let port = made.ports.entry(table.port).or_default();
@@ -57,7 +75,14 @@ impl Router {
                 port.spoil(table, &mut mistakes);
             }
         }
+        made.rates = bench.into_rates();
         (made, mistakes)
+    }
+
+    /// What is done to every request before a route is chosen: its filters are to be followed to their end, and the passage is
+    /// done with then. `None`: nothing.
+    pub fn common(&self, request: &RequestView<'_>) -> Option<Decision> {
+        self.common.as_ref().map(|route| route.decide(None, request))
     }
 
     /// The routes for a caller of this namespace (`None`: unknown, or outside of the mesh) on a Service port. `None`: there

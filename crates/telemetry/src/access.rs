@@ -61,7 +61,7 @@ impl AccessLog {
 
     /// Hands the line of an ended request over.
     pub(crate) fn request(&self, facts: &Arc<RequestFacts>) {
-        if !facts.unlogged && self.wants(Level::INFO) {
+        if facts.is_logged() && self.wants(Level::INFO) {
             self.writer.send(Entry::Request(facts.clone(), self.format));
         }
     }
@@ -73,20 +73,32 @@ impl AccessLog {
 
 /// The line of an ended connection, with its line end.
 pub fn line(facts: &Facts, format: LogFormat) -> String {
-    let time = facts.started + facts.duration;
-    if !facts.has_context() && !facts.outcome.is_ok() {
-        return render(time, Level::WARN, "connection failed", format, |f| match f {
-            Form::Plain(p) => fields::failed(facts, p),
-            Form::Json(j) => fields::failed(facts, j),
-        });
-    }
-    render(time, level(facts), "connection complete", format, |f| match f {
-        Form::Plain(p) => fields::complete(facts, p),
-        Form::Json(j) => fields::complete(facts, j),
+    render(facts.started + facts.duration, level(facts), message(facts), format, |f| match f {
+        Form::Plain(p) => fill(facts, p),
+        Form::Json(j) => fill(facts, j),
     })
 }
 
-fn level(facts: &Facts) -> Level {
+/// What an ended connection is called.
+pub(crate) fn message(facts: &Facts) -> &'static str {
+    if is_unknown(facts) { "connection failed" } else { "connection complete" }
+}
+
+/// Gives the fields of an ended connection.
+pub(crate) fn fill(facts: &Facts, out: &mut impl Fields) {
+    if is_unknown(facts) {
+        fields::failed(facts, out);
+    } else {
+        fields::complete(facts, out);
+    }
+}
+
+/// Whether it failed before anything was known of it.
+fn is_unknown(facts: &Facts) -> bool {
+    !facts.has_context() && !facts.outcome.is_ok()
+}
+
+pub(crate) fn level(facts: &Facts) -> Level {
     match (facts.outcome.is_ok(), facts.has_context()) {
         (true, _) => Level::INFO,
         (false, true) => Level::ERROR,

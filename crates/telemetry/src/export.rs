@@ -15,6 +15,7 @@ use tonic::metadata::{MetadataKey, MetadataMap};
 use crate::facts::Facts;
 use crate::numbers::Counter;
 use crate::otlp::{Connector, TracingConfig, TracingError, resource};
+use crate::records;
 use crate::request::RequestFacts;
 use crate::spans;
 
@@ -101,10 +102,36 @@ impl Exporter {
         })
     }
 
-    /// An exporter of any kind, made on its own thread.
+    /// An exporter of records of the access log, by OTLP over gRPC.
+    pub(crate) fn access(config: &TracingConfig) -> Result<Self, TracingError> {
+        let endpoint = config.endpoint.clone();
+        let wrong = move |reason: String| TracingError::Exporter { endpoint, reason };
+        if !config.endpoint.starts_with("http://") {
+            return Err(wrong("begin it with http://; access records are not exported by TLS".to_owned()));
+        }
+        let (of, metadata) = (config.clone(), metadata(config)?);
+        Self::run(config, move || {
+            let builder = opentelemetry_otlp::LogExporter::builder()
+                .with_tonic()
+                .with_endpoint(&of.endpoint)
+                .with_timeout(of.timeout)
+                .with_metadata(metadata);
+            builder.build().map(records::Records::new).map_err(|e| wrong(e.to_string()))
+        })
+    }
+
+    /// An exporter of spans of any kind, made on its own thread.
     pub(crate) fn start<E: SpanExporter + 'static>(
         config: &TracingConfig,
         make: impl FnOnce() -> Result<E, TracingError> + Send + 'static,
+    ) -> Result<Self, TracingError> {
+        Self::run(config, move || make().map(Spans))
+    }
+
+    /// An exporter of anything, made on its own thread.
+    pub(crate) fn run<S: Sends>(
+        config: &TracingConfig,
+        make: impl FnOnce() -> Result<S, TracingError> + Send + 'static,
     ) -> Result<Self, TracingError> {
         let (items, inbox) = mpsc::channel(config.queue.max(1));
         let (control, orders) = mpsc::unbounded_channel();
@@ -138,6 +165,10 @@ impl Exporter {
         }
     }
 
+    pub(crate) fn send(&self, item: Item) {
+        self.queue.send(item);
+    }
+
     pub(crate) fn queue(&self) -> Queue {
         self.queue.clone()
     }
@@ -168,9 +199,38 @@ struct Worker<E> {
     failing: bool,
 }
 
-impl<E: SpanExporter> Worker<E> {
+/// Where batches go.
+pub(crate) trait Sends: 'static {
+    /// What is sent, for the log.
+    const WHAT: &'static str;
+
+    /// Says what sends it, once at the beginning.
+    fn resource(&mut self, resource: &Resource);
+
+    /// Sends a batch.
+    ///
+    /// # Errors
+    /// What the collector says.
+    fn send(&self, items: Vec<Item>) -> impl Future<Output = OTelSdkResult>;
+}
+
+struct Spans<E>(E);
+
+impl<E: SpanExporter + 'static> Sends for Spans<E> {
+    const WHAT: &'static str = "spans";
+
+    fn resource(&mut self, resource: &Resource) {
+        self.0.set_resource(resource);
+    }
+
+    fn send(&self, items: Vec<Item>) -> impl Future<Output = OTelSdkResult> {
+        self.0.export(items.into_iter().flat_map(spans::of).collect())
+    }
+}
+
+impl<S: Sends> Worker<S> {
     async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Flush>, resource: Resource) {
-        self.exporter.set_resource(&resource);
+        self.exporter.resource(&resource);
         let mut batch = Vec::with_capacity(self.config.batch);
         let mut due = None;
         loop {
@@ -224,14 +284,14 @@ impl<E: SpanExporter> Worker<E> {
     /// Sends the batch; whatever happens it is empty afterwards, so that a dead collector holds no memory.
     async fn export(&mut self, batch: &mut Vec<Item>, deadline: Option<Instant>) {
         let count = batch.len() as u64;
-        let spans: Vec<SpanData> = batch.drain(..).flat_map(spans::of).collect();
+        let items = std::mem::replace(batch, Vec::with_capacity(self.config.batch));
         let limit = Instant::now() + self.config.timeout;
         let limit = deadline.map_or(limit, |d| d.min(limit));
-        match tokio::time::timeout_at(limit, self.exporter.export(spans)).await {
+        match tokio::time::timeout_at(limit, self.exporter.send(items)).await {
             Ok(Ok(())) => {
                 self.exported.add(count);
                 if std::mem::take(&mut self.failing) {
-                    tracing::info!(endpoint = %self.config.endpoint, "spans are exported again");
+                    tracing::info!(endpoint = %self.config.endpoint, what = S::WHAT, "exported again");
                 }
             }
             Ok(Err(error)) => self.fail(count, &error.to_string()),
@@ -243,7 +303,8 @@ impl<E: SpanExporter> Worker<E> {
         self.failed.add(count);
         if !std::mem::replace(&mut self.failing, true) {
             let endpoint = &*self.config.endpoint;
-            tracing::warn!(endpoint, error, "spans are lost; see culvert_spans_failed_total, and check the collector");
+            let what = S::WHAT;
+            tracing::warn!(endpoint, error, what, "not exported, so they are lost there; check the collector");
         }
     }
 }

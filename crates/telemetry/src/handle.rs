@@ -172,27 +172,20 @@ impl Telemetry {
         if let Some(access) = &sinks.access {
             access.complete(&facts);
         }
-        if let Some(tracing) = &sinks.tracing
-            && facts.trace.is_some_and(|t| t.sampled)
-        {
-            tracing.connection(facts.clone());
+        if let Some(tracing) = &sinks.tracing {
+            tracing.connection(&facts);
         }
         sinks.flows.push(facts);
     }
 
     /// Writes a finished record of a request to every sink. The only place that does.
-    pub(crate) fn write_request(&self, facts: &RequestFacts) {
+    pub(crate) fn write_request(&self, facts: &Arc<RequestFacts>) {
         let sinks = &*self.0;
         sinks.requests.add(facts, Instant::now());
-        let tracing = sinks.tracing.as_ref().filter(|_| facts.trace.is_some_and(|t| t.sampled));
-        if sinks.access.is_none() && tracing.is_none() {
-            return;
-        }
-        let facts = Arc::new(facts.clone());
         if let Some(access) = &sinks.access {
-            access.request(&facts);
+            access.request(facts);
         }
-        if let Some(tracing) = tracing {
+        if let Some(tracing) = &sinks.tracing {
             tracing.request(facts);
         }
     }

@@ -1,11 +1,12 @@
 //! A bounded table of label sets: each is made once, found without a copy, and dropped when it has been idle.
 
 use std::collections::HashMap;
-use std::collections::hash_map::RandomState;
-use std::hash::{BuildHasher, Hash};
+use std::hash::Hash;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
+
+use ahash::RandomState;
 
 use crate::numbers::Counter;
 

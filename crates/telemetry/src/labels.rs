@@ -40,22 +40,22 @@ pub(crate) struct PrincipalRef<'a> {
 /// One end, borrowed. Empty texts mean unknown.
 #[derive(Clone, Copy, Debug, Default, Hash, PartialEq, Eq)]
 pub(crate) struct SideRef<'a> {
-    workload: &'a str,
-    namespace: &'a str,
-    app: &'a str,
-    version: &'a str,
-    cluster: &'a str,
+    pub(crate) workload: &'a str,
+    pub(crate) namespace: &'a str,
+    pub(crate) app: &'a str,
+    pub(crate) version: &'a str,
+    pub(crate) cluster: &'a str,
     region: &'a str,
     zone: &'a str,
-    principal: Option<PrincipalRef<'a>>,
+    pub(crate) principal: Option<PrincipalRef<'a>>,
 }
 
 /// The service that was asked for, borrowed.
 #[derive(Clone, Copy, Debug, Default, Hash, PartialEq, Eq)]
 pub(crate) struct ServiceRef<'a> {
-    hostname: &'a str,
-    name: &'a str,
-    namespace: &'a str,
+    pub(crate) hostname: &'a str,
+    pub(crate) name: &'a str,
+    pub(crate) namespace: &'a str,
 }
 
 /// A whole label set, borrowed from the facts of a connection.

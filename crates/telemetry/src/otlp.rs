@@ -1,5 +1,7 @@
 //! OpenTelemetry export: what the `OTEL_*` variables say, and the handle of the exporter (telemetry.md 4).
 
+mod env;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +19,9 @@ use crate::sampler::{Sampler, SamplerError};
 
 /// Name of the instrumentation scope of our spans.
 pub(crate) const SCOPE: &str = "culvert";
+
+/// How long one export may take (the specification's `OTEL_EXPORTER_OTLP_TIMEOUT`).
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Makes the channel to the collector; called once, on the exporter's own runtime. This is how TLS is handed in.
 pub type Connector = Box<dyn FnOnce() -> tonic::transport::Channel + Send>;
@@ -40,6 +45,19 @@ pub struct TracingConfig {
     pub batch: usize,
     /// How long a span waits for others at most.
     pub delay: Duration,
+    /// Where records of the access log are sent, beside where they are written; `None`: nowhere.
+    pub access: Option<Collector>,
+}
+
+/// A collector of one kind of data.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Collector {
+    /// Where it is, `http://host:4317`.
+    pub endpoint: String,
+    /// Headers to send along (credentials: never shown).
+    pub headers: Vec<(String, String)>,
+    /// How long one export may take.
+    pub timeout: Duration,
 }
 
 /// Why tracing cannot be set up.
@@ -101,53 +119,31 @@ impl TracingConfig {
         Self {
             endpoint: endpoint.into(),
             headers: Vec::new(),
-            timeout: Duration::from_secs(10),
+            timeout: TIMEOUT,
             sampler: Sampler::ParentAlwaysOn,
             resource: vec![("service.name".to_owned(), service.to_owned())],
             // Queue, batch and delay: defaults of the specification's batch processor (OTEL_BSP_*).
             queue: 2_048,
             batch: 512,
             delay: Duration::from_secs(5),
+            access: None,
         }
     }
 
-    /// Reads the `OTEL_*` variables through `variable`; `service` is the name unless they give one. `None` when no
-    /// collector is named, or the SDK or the traces exporter is switched off.
-    ///
-    /// # Errors
-    /// When a variable holds what we cannot do.
-    pub fn from_env(variable: &dyn Fn(&str) -> Option<String>, service: &str) -> Result<Option<Self>, TracingError> {
-        let get = |name: &str| variable(name).map(|v| v.trim().to_owned()).filter(|v| !v.is_empty());
-        let either = |own: &'static str, common: &'static str| match get(own) {
-            Some(value) => Some((own, value)),
-            None => get(common).map(|value| (common, value)),
-        };
-        let off = get("OTEL_SDK_DISABLED").is_some_and(|v| v.eq_ignore_ascii_case("true"))
-            || get("OTEL_TRACES_EXPORTER").is_some_and(|v| v == "none");
-        let endpoint = either("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT");
-        let (false, Some((_, endpoint))) = (off, endpoint) else { return Ok(None) };
-        refuse_unsupported(&either)?;
+    /// Sends records of the access log to the same collector.
+    pub fn with_access(mut self) -> Self {
+        self.access = Some(self.collector());
+        self
+    }
 
-        let mut config = Self::new(endpoint, service);
-        if let Some((name, text)) = either("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS") {
-            config.headers = pairs(name, &text)?;
-        }
-        if let Some((name, text)) = either("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT") {
-            config.timeout = millis(name, text)?;
-        }
-        if let Some(name) = get("OTEL_TRACES_SAMPLER") {
-            config.sampler = Sampler::parse(&name, get("OTEL_TRACES_SAMPLER_ARG").as_deref())?;
-        }
-        if let Some(text) = get("OTEL_RESOURCE_ATTRIBUTES") {
-            for (key, value) in pairs("OTEL_RESOURCE_ATTRIBUTES", &text)? {
-                config.attribute(&key, value);
-            }
-        }
-        if let Some(name) = get("OTEL_SERVICE_NAME") {
-            config.attribute("service.name", name);
-        }
-        config.limits(&get)?;
-        Ok(Some(config))
+    fn collector(&self) -> Collector {
+        Collector { endpoint: self.endpoint.clone(), headers: self.headers.clone(), timeout: self.timeout }
+    }
+
+    /// The settings of the exporter of access records.
+    fn for_access(&self) -> Option<Self> {
+        let Collector { endpoint, headers, timeout } = self.access.clone()?;
+        Some(Self { endpoint, headers, timeout, access: None, ..self.clone() })
     }
 
     /// Sets an attribute of the resource, in place of one of the same name.
@@ -155,77 +151,6 @@ impl TracingConfig {
         self.resource.retain(|(k, _)| k != key);
         self.resource.push((key.to_owned(), value.into()));
     }
-
-    fn limits(&mut self, get: &dyn Fn(&str) -> Option<String>) -> Result<(), TracingError> {
-        for (name, slot) in
-            [("OTEL_BSP_MAX_QUEUE_SIZE", &mut self.queue), ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", &mut self.batch)]
-        {
-            if let Some(value) = get(name) {
-                *slot = value.parse().ok().filter(|n| (1..=1_000_000).contains(n)).ok_or(TracingError::Number {
-                    name,
-                    value,
-                    wanted: "a number from 1 to 1000000",
-                })?;
-            }
-        }
-        self.batch = self.batch.min(self.queue);
-        if let Some(value) = get("OTEL_BSP_SCHEDULE_DELAY") {
-            self.delay = millis("OTEL_BSP_SCHEDULE_DELAY", value)?;
-        }
-        Ok(())
-    }
-}
-
-type Either<'a> = dyn Fn(&'static str, &'static str) -> Option<(&'static str, String)> + 'a;
-
-fn refuse_unsupported(either: &Either<'_>) -> Result<(), TracingError> {
-    match either("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL") {
-        Some((name, value)) if value != "grpc" => return Err(TracingError::Protocol { name, value }),
-        _ => {}
-    }
-    match either("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "OTEL_EXPORTER_OTLP_COMPRESSION") {
-        Some((name, value)) if value != "none" => Err(TracingError::Compression { name, value }),
-        _ => Ok(()),
-    }
-}
-
-fn millis(name: &'static str, value: String) -> Result<Duration, TracingError> {
-    match value.parse::<u64>() {
-        Ok(ms) if (1..=3_600_000).contains(&ms) => Ok(Duration::from_millis(ms)),
-        _ => Err(TracingError::Number { name, value, wanted: "a number of milliseconds from 1 to 3600000" }),
-    }
-}
-
-/// Reads `k=v,k2=v2` with percent-encoded values (W3C baggage; the specification's form of headers and attributes).
-fn pairs(name: &'static str, text: &str) -> Result<Vec<(String, String)>, TracingError> {
-    let parts = text.split(',').map(str::trim).filter(|p| !p.is_empty());
-    parts
-        .map(|part| match part.split_once('=') {
-            Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), percent_decoded(value.trim()))),
-            // The value may be a credential: only the key is shown.
-            _ => Err(TracingError::Pairs { name, part: part.chars().take(16).collect() }),
-        })
-        .collect()
-}
-
-fn percent_decoded(text: &str) -> String {
-    let bytes = text.as_bytes();
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut i = 0;
-    while i < bytes.len() {
-        let hex = (bytes[i] == b'%').then(|| text.get(i + 1..i + 3)).flatten();
-        match hex.and_then(|h| u8::from_str_radix(h, 16).ok()) {
-            Some(byte) => {
-                out.push(byte);
-                i += 3;
-            }
-            None => {
-                out.push(bytes[i]);
-                i += 1;
-            }
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
 }
 
 /// The running exporter. Clones share it.
@@ -235,6 +160,8 @@ pub struct Tracing {
     queue: Queue,
     provider: SdkTracerProvider,
     exporter: Arc<Exporter>,
+    /// Of access records.
+    access: Option<Arc<Exporter>>,
 }
 
 impl Tracing {
@@ -245,7 +172,16 @@ impl Tracing {
     /// tried again and what it misses is counted.
     pub fn start(config: &TracingConfig, connector: Option<Connector>) -> Result<Self, TracingError> {
         let exporter = Exporter::otlp(config, connector)?;
-        Ok(Self::with(config, exporter))
+        let access = config.for_access().map(|config| Exporter::access(&config)).transpose()?;
+        let made = Self::with(config, exporter);
+        Ok(match access {
+            Some(access) => made.and_access(access),
+            None => made,
+        })
+    }
+
+    pub(crate) fn and_access(self, access: Exporter) -> Self {
+        Self { access: Some(Arc::new(access)), ..self }
     }
 
     /// The sampler.
@@ -268,9 +204,16 @@ impl Tracing {
         self.queue.failed.get()
     }
 
-    /// Sends everything that waits, at most until the deadline. Returns whether the queue is empty.
+    /// Sends everything that waits, at most until the deadline. Returns whether the queues are empty.
     pub async fn flush(&self, deadline: Duration) -> bool {
-        self.exporter.flush(deadline).await
+        let access = async {
+            match &self.access {
+                Some(access) => access.flush(deadline).await,
+                None => true,
+            }
+        };
+        let (spans, access) = tokio::join!(self.exporter.flush(deadline), access);
+        spans && access
     }
 
     /// A tracer for spans of the `tracing` crate.
@@ -278,12 +221,22 @@ impl Tracing {
         self.provider.tracer(SCOPE)
     }
 
-    pub(crate) fn connection(&self, facts: Arc<Facts>) {
-        self.queue.send(Item::Connection(facts));
+    pub(crate) fn connection(&self, facts: &Arc<Facts>) {
+        if facts.trace.is_some_and(|t| t.sampled) {
+            self.queue.send(Item::Connection(facts.clone()));
+        }
+        if let Some(access) = &self.access {
+            access.send(Item::Connection(facts.clone()));
+        }
     }
 
-    pub(crate) fn request(&self, facts: Arc<RequestFacts>) {
-        self.queue.send(Item::Request(facts));
+    pub(crate) fn request(&self, facts: &Arc<RequestFacts>) {
+        if facts.is_traced() {
+            self.queue.send(Item::Request(facts.clone()));
+        }
+        if let Some(access) = self.access.as_ref().filter(|_| facts.is_logged()) {
+            access.send(Item::Request(facts.clone()));
+        }
     }
 
     pub(crate) fn with(config: &TracingConfig, exporter: Exporter) -> Self {
@@ -293,7 +246,7 @@ impl Tracing {
             .with_sampler(sdk_sampler(config.sampler))
             .with_span_processor(queue.clone())
             .build();
-        Self { sampler: config.sampler, queue, provider, exporter: Arc::new(exporter) }
+        Self { sampler: config.sampler, queue, provider, exporter: Arc::new(exporter), access: None }
     }
 
     pub(crate) fn register(&self, metrics: &Metrics) {
@@ -301,6 +254,15 @@ impl Tracing {
         metrics.counter_fn("culvert_spans_dropped", "Spans dropped because the queue was full", move || dropped.get());
         metrics.counter_fn("culvert_spans_exported", "Spans that the collector took", move || exported.get());
         metrics.counter_fn("culvert_spans_failed", "Spans that the collector did not take", move || failed.get());
+        let Some(access) = &self.access else { return };
+        let Queue { dropped, exported, failed, .. } = access.queue();
+        for (name, help, count) in [
+            ("culvert_access_records_dropped", "Access records dropped because the queue was full", dropped),
+            ("culvert_access_records_exported", "Access records that the collector took", exported),
+            ("culvert_access_records_failed", "Access records that the collector did not take", failed),
+        ] {
+            metrics.counter_fn(name, help, move || count.get());
+        }
     }
 }
 

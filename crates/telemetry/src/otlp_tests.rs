@@ -63,6 +63,24 @@ fn variables_of_the_signal_win_and_defaults_are_the_specifications() {
 }
 
 #[test]
+fn access_records_go_where_the_logs_exporter_says_and_nowhere_else() {
+    let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4317");
+    let on = ("OTEL_LOGS_EXPORTER", "otlp");
+    assert_eq!(read(&[endpoint]).unwrap().unwrap().access, None, "off by default");
+    let both = read(&[endpoint, on, ("OTEL_EXPORTER_OTLP_TIMEOUT", "100")]).unwrap().unwrap();
+    let there = |endpoint: &str| super::Collector { endpoint: endpoint.into(), headers: vec![], timeout: both.timeout };
+    assert_eq!((both.access.clone(), both.timeout), (Some(there("http://c:4317")), Duration::from_millis(100)));
+    let own = read(&[endpoint, on, ("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "http://logs:4317")]).unwrap().unwrap();
+    assert_eq!((own.endpoint.as_str(), own.access.unwrap().endpoint.as_str()), ("http://c:4317", "http://logs:4317"));
+    let alone = read(&[endpoint, on, ("OTEL_TRACES_EXPORTER", "none")]).unwrap().unwrap();
+    assert_eq!((alone.sampler, alone.access.is_some()), (Sampler::AlwaysOff, true));
+    let bad = read(&[endpoint, on, ("OTEL_EXPORTER_OTLP_LOGS_PROTOCOL", "http/json")]).unwrap_err();
+    assert!(bad.to_string().contains("OTEL_EXPORTER_OTLP_LOGS_PROTOCOL"), "{bad}");
+    let made = TracingConfig::new("http://c:4317", "x").with_access();
+    assert_eq!(made.access.unwrap().endpoint, "http://c:4317");
+}
+
+#[test]
 fn what_we_cannot_do_is_refused_with_the_variables_name() {
     for (name, bad) in [
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),

@@ -4,6 +4,7 @@ mod access;
 mod flag;
 mod labels;
 mod record;
+mod recording;
 mod series;
 mod spans;
 
@@ -23,8 +24,9 @@ use crate::labels::{LabelsRef, ServiceRef, SideRef};
 
 pub use flag::Flag;
 pub use record::RequestRecord;
+pub use recording::{Label, Metric, Part, Recording, Tag, TagValue};
 
-pub(crate) use access::line;
+pub(crate) use access::{json as fields, line};
 pub(crate) use labels::RequestLabelsRef;
 pub(crate) use series::{RequestMetrics, RequestStore};
 pub(crate) use spans::spans;
@@ -103,8 +105,10 @@ pub struct RequestFacts {
     pub denial: Option<Box<Denial>>,
     /// What policies in dry run would have done.
     pub dry_run: Vec<DryRun>,
-    /// The access log shall not have it.
-    pub unlogged: bool,
+    /// What is recorded of it; absent = the usual.
+    pub recording: Option<Arc<Recording>>,
+    /// Attributes of its spans that the recording asks for.
+    pub tags: Vec<(Arc<str>, String)>,
 }
 
 /// One attempt to get an answer from a workload.
@@ -133,6 +137,16 @@ impl RequestFacts {
             Version::HTTP_3 => "HTTP/3",
             _ => "HTTP/1.1",
         }
+    }
+
+    /// Whether it has a line in the access log.
+    pub(crate) fn is_logged(&self) -> bool {
+        self.recording.as_ref().is_none_or(|r| !r.unlogged)
+    }
+
+    /// Whether its spans are reported.
+    pub(crate) fn is_traced(&self) -> bool {
+        self.trace.is_some_and(|t| t.sampled) && self.recording.as_ref().is_none_or(|r| !r.no_spans)
     }
 
     /// Whether operators should look at it.

@@ -7,6 +7,7 @@
 
 mod authorization;
 mod common;
+mod egress;
 mod service;
 mod stand_in;
 mod texts;

@@ -18,7 +18,7 @@ use std::path::Path;
 use document::{Check, Mistakes, Report};
 
 pub use file::{
-    AppTunnel, AppTunnelProtocol, CidrVip, Endpoint, File, Gateway, HealthPolicy, IpFamilies, LoadBalancer,
+    AppTunnel, AppTunnelProtocol, CidrVip, Egress, Endpoint, File, Gateway, HealthPolicy, IpFamilies, LoadBalancer,
     LoadBalancerMode, Locality, Match, NetworkMode, Policy, PolicyAction, PolicyScope, Protocol, RoutingScope, Service,
     ServiceAccount, Status, StringMatch, Visibility, Weighted, Workload,
 };

@@ -88,8 +88,7 @@ fn the_mesh_holds_on_a_real_cluster() -> Result<(), common::Told> {
 #[test]
 #[ignore = "raises a cluster as root: make test-cluster"]
 fn the_mesh_holds_on_bridges_with_nftables_and_masquerade() -> Result<(), common::Told> {
-    let options =
-        Options { cni: Cni::Bridge, proxy_mode: ProxyMode::Nftables, masquerade: true, ..Options::default() };
+    let options = Options { cni: Cni::Bridge, proxy_mode: ProxyMode::Nftables, masquerade: true, ..Options::default() };
     Ok(holds(options, |name| ELSEWHERE.contains(&name))?)
 }
 

@@ -6,6 +6,9 @@ mod mesh {
     pub(crate) mod culvert;
     pub(crate) mod shop;
 }
+mod layer7 {
+    pub(crate) mod requests;
+}
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -35,6 +38,8 @@ const CHECKS: &[(&str, Check)] = &[
     ("bound and nothing L7: nothing passes it", unused),
     ("a canary: 90 to 10, and 1 % by header", canary),
     ("an L7 policy permits and denies by identity, method and path", policy),
+    ("a RequestPolicy is followed, refused and told", layer7::requests::policies),
+    ("a Telemetry is followed, and what of it is not is told", layer7::requests::telemetry),
     ("a rollout of the waypoint under load: 0 failed", rollout),
     ("overlays are laid over, and mistakes in them are named", overlay),
     ("status, list and check say what is so", says),

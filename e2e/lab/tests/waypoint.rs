@@ -4,12 +4,16 @@
 
 mod waypoint {
     pub(crate) mod call;
+    pub(crate) mod deaths;
+    pub(crate) mod features;
     pub(crate) mod filters;
     pub(crate) mod protocols;
+    pub(crate) mod requests;
     pub(crate) mod resilience;
     pub(crate) mod routes;
     pub(crate) mod security;
     pub(crate) mod telemetry;
+    pub(crate) mod tls;
 }
 
 use e2e_lab::{Checks, program};
@@ -18,7 +22,7 @@ use serde_json::Value;
 
 const LAB: &str = "
 name: waypoint
-telemetry: {otlp: auto}
+telemetry: {otlp: auto, accessLog: true}
 nodes: [{name: n1}, {name: n2}]
 waypoints: [{name: wp, namespace: shop, node: n2}]
 pods:
@@ -27,9 +31,12 @@ pods:
 - {name: v1, namespace: shop, node: n1, command: [ECHO, v1, '8080'], ready: {tcp: 8080}}
 - {name: v2, namespace: shop, node: n2, command: [ECHO, v2, '8080'], ready: {tcp: 8080}}
 - {name: peer, namespace: shop, node: n1, command: [PEER, serve], ready: {tcp: 9001}}
+- {name: processor, namespace: shop, node: n1, command: [PROCESSOR, '9000'], ready: {tcp: 9000}}
+TLS
 services:
 - {name: v1, namespace: shop, ports: {80: 8080}, pods: [v1]}
 - {name: v2, namespace: shop, ports: {80: 8080}, pods: [v2]}
+- {name: processor, namespace: shop, ports: {9000: 9000}, pods: [processor]}
 - {name: nobody, namespace: shop, ports: {80: 8080}, pods: []}
 - {name: talker, namespace: shop, ports: {9001: 9001, 9002: 9002}, pods: [peer], waypoint: wp}
 ";
@@ -41,7 +48,9 @@ fn requests_are_routed_judged_and_recorded() {
     for part in [
         waypoint::routes::PARTS,
         waypoint::filters::PARTS,
+        waypoint::features::PARTS,
         waypoint::protocols::PARTS,
+        waypoint::requests::PARTS,
         waypoint::resilience::PARTS,
         waypoint::security::PARTS,
     ] {
@@ -54,17 +63,25 @@ fn requests_are_routed_judged_and_recorded() {
         }
     }
     let of = |name: &str| program(name).unwrap().display().to_string();
-    let text = LAB.replace("ECHO", &of("e2e-echo")).replace("PEER", &of("e2e-peer")) + &services;
+    let site = waypoint::tls::Site::new();
+    let text = LAB.replace("ECHO", &of("e2e-echo")).replace("PEER", &of("e2e-peer"));
+    let text = text.replace("PROCESSOR", &of("e2e-processor")).replace("TLS", &site.pod());
+    let text = text + &services + &waypoint::tls::Site::services() + waypoint::features::SERVICES;
+    manifests.extend(site.objects());
     let mut spec = Spec::parse("waypoint.yaml", &text).unwrap();
     spec.manifests = manifests;
     let lab = Lab::up(&spec, &Options::default()).unwrap();
     let mut checks = Checks::new();
     waypoint::routes::run(&lab, &mut checks);
     waypoint::filters::run(&lab, &mut checks);
+    waypoint::features::run(&lab, &mut checks);
     waypoint::protocols::run(&lab, &mut checks);
     waypoint::resilience::run(&lab, &mut checks);
     waypoint::security::run(&lab, &mut checks);
+    waypoint::requests::run(&lab, &mut checks);
+    waypoint::tls::run(&lab, &mut checks);
     waypoint::telemetry::run(&lab, &mut checks);
+    waypoint::deaths::run(&lab, &mut checks);
     if checks.failures() > 0 {
         waypoint::call::tell(&lab);
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use proto::routing as wire;
 use routing::model::Protocol;
+use telemetry::Recording;
 
 use crate::compile::duration;
 use crate::endpoints::{Balance, Outliers};
@@ -29,8 +30,20 @@ pub(crate) struct Traffic {
     pub(crate) outliers: Option<Outliers>,
     /// Speak HTTP/2 to the endpoints.
     pub(crate) http2: bool,
-    /// TLS to the endpoints, or why it cannot be.
-    pub(crate) tls: Option<Result<Arc<Originate>, Arc<str>>>,
+    /// TLS to the endpoints.
+    tls: Tls,
+}
+
+/// TLS that can be made, or why it cannot be.
+pub(crate) type Checked = Result<Arc<Originate>, Arc<str>>;
+
+/// TLS to the endpoints of a service.
+#[derive(Debug, Default)]
+struct Tls {
+    /// On ports that are not named.
+    others: Option<Checked>,
+    /// By port of the service; `None`: the port has none.
+    ports: BTreeMap<u16, Option<Checked>>,
 }
 
 /// What requests are told apart by.
@@ -44,11 +57,12 @@ pub(crate) enum HashBy {
 }
 
 /// What is recorded of requests.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Reporting {
     /// Share of requests without a decision of their own that are traced.
     pub(crate) sampling: Option<f64>,
-    pub(crate) unlogged: bool,
+    /// What else is not as usual.
+    pub(crate) recording: Option<Arc<Recording>>,
 }
 
 impl Ports {
@@ -110,19 +124,28 @@ impl Traffic {
             retries: room(traffic.max_retries),
             outliers: traffic.outliers.as_ref().map(outliers),
             http2: traffic.http2,
-            tls: tls(traffic),
+            tls: Tls::new(traffic),
+        }
+    }
+
+    /// TLS to the endpoints of a port of the service.
+    pub(crate) fn tls(&self, port: u16) -> Option<&Checked> {
+        match self.tls.ports.get(&port) {
+            Some(own) => own.as_ref(),
+            None => self.tls.others.as_ref(),
         }
     }
 }
 
-/// TLS of all ports. One that is for some ports only cannot be followed yet: no request goes to the service then, since some
-/// would go without TLS.
-fn tls(traffic: &wire::Traffic) -> Option<Result<Arc<Originate>, Arc<str>>> {
-    if traffic.port_tls.is_empty() {
-        return traffic.tls.as_ref().map(|tls| Originate::new(tls).map(Arc::new));
+impl Tls {
+    fn new(traffic: &wire::Traffic) -> Self {
+        let checked = |tls: &wire::BackendTls| (!tls.off).then(|| Originate::new(tls).map(Arc::new));
+        let port = |(port, tls): (&u32, &wire::BackendTls)| Some((u16::try_from(*port).ok()?, checked(tls)));
+        Self {
+            others: traffic.tls.as_ref().and_then(checked),
+            ports: traffic.port_tls.iter().filter_map(port).collect(),
+        }
     }
-    Some(Err("TLS for single ports of a service is not supported by this version; leave sectionName out of the policy"
-        .into()))
 }
 
 fn outliers(wire: &wire::Outliers) -> Outliers {
@@ -140,6 +163,7 @@ impl Reporting {
     pub(crate) fn new(telemetry: Option<&wire::Telemetry>) -> Self {
         let Some(telemetry) = telemetry else { return Self::default() };
         let sampling = telemetry.sampling.map(|share| f64::from(share.min(1_000_000)) / 1e6);
-        Self { sampling: if telemetry.no_spans { Some(0.0) } else { sampling }, unlogged: telemetry.no_access_log }
+        let recording = crate::compile::recording(telemetry);
+        Self { sampling, recording: (recording != Recording::default()).then(|| Arc::new(recording)) }
     }
 }

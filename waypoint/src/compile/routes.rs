@@ -169,7 +169,8 @@ pub(crate) fn asks_by_path(all: &[wire::Table]) -> bool {
     rules.flatten().any(|rule| asks(&rule.filters) || rule.backends.iter().any(|backend| asks(&backend.filters)))
 }
 
-fn filters(all: &[wire::Filter]) -> Vec<Filter> {
+/// A list of filters. One that is not understood refuses in its place.
+pub(crate) fn filters(all: &[wire::Filter]) -> Vec<Filter> {
     all.iter().map(|f| filter(f).unwrap_or_else(|reason| Filter::Invalid(Invalid::new(reason)))).collect()
 }
 

@@ -128,7 +128,13 @@ fn every_filter_arrives() {
             request_headers: true,
             ..wire::ExternalProcessing::default()
         }),
-        W::LocalRate(wire::LocalRate { requests: 5, per: seconds(1), burst: 2, per_identity: true }),
+        W::LocalRate(wire::LocalRate {
+            requests: 5,
+            per: seconds(1),
+            burst: 2,
+            per_identity: true,
+            name: "shop/limits".into(),
+        }),
         W::Invalid(wire::Invalid { reason: "no".into() }),
     ];
     let got = read(wire::Rule { filters: all.map(filter).to_vec(), ..rule() }).filters;
@@ -152,7 +158,9 @@ fn every_filter_arrives() {
     assert!(
         matches!(&got[8], Filter::ExternalProcessing(p) if p.request_headers && &*p.backend.service == "shop/proc")
     );
-    assert!(matches!(&got[9], Filter::LocalRate(r) if (r.requests, r.burst, r.per_identity) == (5, 2, true)));
+    assert!(
+        matches!(&got[9], Filter::LocalRate(r) if (r.requests, r.burst, r.per_identity) == (5, 2, true) && r.name.as_deref() == Some("shop/limits"))
+    );
     assert!(matches!(&got[10], Filter::Invalid(i) if &*i.reason == "no"));
     assert_eq!(got.len(), 11);
 }
@@ -229,9 +237,15 @@ fn protocols() {
 
 #[test]
 fn bounds() {
-    assert!(rate(None).is_err());
-    assert!(rate(Some(&wire::LocalRate { requests: 1, ..wire::LocalRate::default() })).is_err());
-    assert!(rate(Some(&wire::LocalRate { requests: 1, per: seconds(1), burst: 0, per_identity: false })).is_ok());
+    let of = |bound| rate(&wire::RateLimit { rate: bound, ..wire::RateLimit::default() });
+    let good = wire::LocalRate { requests: 1, per: seconds(1), ..wire::LocalRate::default() };
+    assert!(of(None).is_err());
+    assert!(of(Some(wire::LocalRate { per: None, ..good.clone() })).is_err());
+    assert!(of(Some(wire::LocalRate { per: seconds(-1), ..good.clone() })).is_err());
+    assert!(of(Some(good.clone())).is_ok());
+    let invalid = Some(wire::Invalid { reason: "of control".into() });
+    let refused = rate(&wire::RateLimit { rate: Some(good), invalid, ..wire::RateLimit::default() });
+    assert_eq!(refused.unwrap_err(), "of control");
 }
 
 #[test]

@@ -121,7 +121,7 @@ impl Attempt<'_> {
                 Failed::new(Ending::NotConnected, Flag::Overflow, "overflow", text)
             })?),
         };
-        if let Some(Err(reason)) = &self.traffic.tls {
+        if let Some(Err(reason)) = self.traffic.tls(self.chosen.port) {
             // Never in clear (gateway-api.md 7).
             return Err(Failed::new(Ending::Reset, Flag::ConnectFailed, "tls_not_available", reason.clone()));
         }
@@ -154,7 +154,7 @@ impl Attempt<'_> {
         let Pick { endpoint, host, http2, .. } = self.chosen;
         let limits = &self.connection.worker.shared.config.limits;
         let settings = Settings {
-            tls: self.traffic.tls.as_ref().and_then(|tls| tls.as_ref().ok().cloned()),
+            tls: self.traffic.tls(self.chosen.port).and_then(|tls| tls.as_ref().ok().cloned()),
             connect_timeout: self.traffic.connect_timeout.unwrap_or(CONNECT),
             head_bytes: limits.head_bytes,
             head_fields: limits.head_fields,
@@ -180,10 +180,11 @@ impl Attempt<'_> {
                 (None, Some(parts)) if closed(error.error()) => self.request(parts.clone(), RequestBody::Empty)?,
                 (None, _) => return Err(failed(error.error())),
             };
+            // Boxed: rare, and large.
             lease = if *http2 {
-                upstream::lease(worker, endpoint, host, true, &settings).await?
+                Box::pin(upstream::lease(worker, endpoint, host, true, &settings)).await?
             } else {
-                upstream::fresh(worker, endpoint, host, &settings).await?
+                Box::pin(upstream::fresh(worker, endpoint, host, &settings)).await?
             };
         }
     }
@@ -193,7 +194,7 @@ impl Attempt<'_> {
         let host = &self.chosen.host;
         if self.chosen.http2 {
             parts.version = Version::HTTP_2;
-            let scheme = if self.traffic.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
+            let scheme = if self.traffic.tls(self.chosen.port).is_some() { Scheme::HTTPS } else { Scheme::HTTP };
             parts.uri = with_authority(&parts, host, scheme).ok_or_else(|| {
                 Failed::new(Ending::Reset, Flag::ClientProtocol, "invalid_host", "the host is not one of HTTP/2")
             })?;
@@ -254,11 +255,9 @@ fn failed(error: &hyper::Error) -> Failed {
     Failed::new(Ending::Reset, Flag::UpstreamReset, "upstream_reset_before_response_started", text)
 }
 
-/// Whether an HTTP/2 server said that it did nothing with the request. The library's own error tells so in its text only:
-/// its type belongs to a crate that is `hbone`'s alone.
+/// Whether an HTTP/2 server said that it did nothing with the request.
 fn refused(error: &hyper::Error) -> bool {
-    let source = std::error::Error::source(error);
-    source.is_some_and(|source| source.to_string().contains("refused stream before performing any application logic"))
+    std::error::Error::source(error).is_some_and(hbone::is_unprocessed)
 }
 
 fn described(error: &hyper::Error) -> String {

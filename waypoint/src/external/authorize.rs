@@ -6,7 +6,7 @@ use http::StatusCode;
 use http_body_util::{BodyExt, Limited};
 use routing::model::ExternalAuth;
 
-use super::{Asked, Decision, MAX_ANSWER, Passed, Refusal, Transport, check, grpc, plain};
+use super::{Asked, Call, Came, Decision, MAX_ANSWER, Passed, Refusal, Transport, check, grpc, plain};
 
 /// How long a check is waited for when the user does not say. It stands before every request: longer than this and clients
 /// give up themselves, shorter and the first check through a new connection to a loaded service fails.
@@ -23,7 +23,15 @@ pub(crate) async fn authorize<T: Transport>(
 ) -> Decision {
     let timeout = settings.timeout.filter(|t| !t.is_zero()).unwrap_or(PATIENCE);
     let answer = tokio::time::timeout(timeout, ask(transport, settings, of_filter, asked, timeout)).await;
-    match answer.unwrap_or_else(|_| Err(format!("it did not answer within {timeout:?}"))) {
+    let answer = answer.unwrap_or_else(|_| Err(format!("it did not answer within {timeout:?}")));
+    let came = match &answer {
+        Ok(Decision::Pass(_)) => Came::Passed,
+        Ok(Decision::Refuse(_)) => Came::Refused,
+        Err(_) if settings.fail_open => Came::Skipped,
+        Err(_) => Came::Failed,
+    };
+    transport.told(Call::Check, came);
+    match answer {
         Ok(decision) => decision,
         Err(reason) if settings.fail_open => {
             tracing::debug!(service = %settings.backend.service, reason, "a check is skipped, as configured");

@@ -15,7 +15,7 @@ use wire::processing_response::Response as Answer;
 
 use super::changes::{Changes, Manner};
 use super::grpc::{self, Messages};
-use super::{AskedHttp, CallBody, Refusal, Transport, final_status};
+use super::{AskedHttp, Call, CallBody, Came, Refusal, Transport, final_status};
 
 /// The method of the service.
 const PATH: &str = "/envoy.service.ext_proc.v3.ExternalProcessor/Process";
@@ -88,7 +88,15 @@ impl<B: Body<Data = Bytes> + Unpin> Conversation<B> {
         }
         let timeout = self.settings.timeout.filter(|t| !t.is_zero()).unwrap_or(PATIENCE);
         let asked = tokio::time::timeout(timeout, self.ask(transport, &half)).await;
-        match asked.unwrap_or_else(|_| Err(format!("it did not answer within {timeout:?}"))) {
+        let asked = asked.unwrap_or_else(|_| Err(format!("it did not answer within {timeout:?}")));
+        let came = match &asked {
+            Ok(Processed::GoOn(_)) => Came::Passed,
+            Ok(Processed::Answer(_)) => Came::Refused,
+            Err(_) if self.settings.fail_open => Came::Skipped,
+            Err(_) => Came::Failed,
+        };
+        transport.told(Call::Process, came);
+        match asked {
             Ok(processed) => processed,
             Err(reason) => {
                 self.state = State::Over;

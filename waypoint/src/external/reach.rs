@@ -10,7 +10,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use routing::Target;
 use routing::model::{self, Protocol};
 
-use super::{CallBody, Transport};
+use super::{Call, CallBody, Came, Transport};
 use crate::body::RequestBody;
 use crate::bound::{Bound, Traffic};
 use crate::connection::Connection;
@@ -88,7 +88,7 @@ impl Transport for Backend<'_> {
                     None => break,
                 },
             };
-            let pick = Pick::new(endpoint, set.service.hostname.clone(), http2);
+            let pick = Pick::new(endpoint, set.service.hostname.clone(), self.port, http2);
             match once(self.connection, &pick, traffic, parts.clone(), RequestBody::Call(now)).await {
                 Ok((response, lease)) => {
                     return Ok(response.map(|body| Held { body, lease: Some(lease) }));
@@ -97,6 +97,10 @@ impl Transport for Backend<'_> {
             }
         }
         Err(last)
+    }
+
+    fn told(&self, call: Call, came: Came) {
+        self.connection.worker.shared.calls.with(&[call.label(), self.service, came.label()]).add(1);
     }
 }
 

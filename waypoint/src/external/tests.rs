@@ -1,5 +1,6 @@
 //! Checks and processors against scripted services, over real HTTP.
 
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -19,12 +20,12 @@ use routing::model::{ExternalAuth, ExternalProcessing};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::{
-    Asked, AskedHttp, CallBody, Changes, Conversation, Decision, Passed, Processed, Refusal, Shown, Transport,
-    authorize,
+    Asked, AskedHttp, Call, CallBody, Came, Changes, Conversation, Decision, Passed, Processed, Refusal, Shown,
+    Transport, authorize,
 };
 
-/// One connection for each call.
-struct Dial(SocketAddr);
+/// One connection for each call; and how all of them came out.
+struct Dial(SocketAddr, RefCell<Vec<(Call, Came)>>);
 
 impl Transport for Dial {
     type Body = Incoming;
@@ -42,6 +43,10 @@ impl Transport for Dial {
         let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.map_err(|e| e.to_string())?;
         tokio::spawn(connection);
         sender.send_request(request).await.map_err(|e| e.to_string())
+    }
+
+    fn told(&self, call: Call, came: Came) {
+        self.1.borrow_mut().push((call, came));
     }
 }
 
@@ -68,7 +73,7 @@ where
             });
         }
     });
-    Dial(at)
+    Dial(at, RefCell::default())
 }
 
 /// A gRPC service of tonic's.
@@ -304,7 +309,7 @@ async fn broken_services() -> Vec<(Dial, bool, &'static str)> {
         })
     };
     let free = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-    let nobody = Dial(free.local_addr().unwrap());
+    let nobody = Dial(free.local_addr().unwrap(), RefCell::default());
     drop(free);
     let silent = serve(|_| std::future::pending::<Response<Full<Bytes>>>());
     let unavailable = checker(|_| Err(tonic::Status::unavailable("down")));
@@ -342,6 +347,7 @@ async fn without_a_clear_yes_it_is_refused_unless_the_user_says_otherwise() {
         assert_eq!(refused(authorize(&service, &usual, false, &asked(Some(&parts), None)).await).status, 403);
         let open = ExternalAuth { fail_open: true, ..strict };
         assert_eq!(passed(authorize(&service, &open, false, &asked(Some(&parts), None)).await), Passed::default());
+        assert_eq!(service.1.take(), [Came::Failed, Came::Failed, Came::Skipped].map(|came| (Call::Check, came)));
     }
 }
 
@@ -558,7 +564,7 @@ async fn a_processor_may_answer_itself_or_leave() {
     // What it does not want to see is not shown.
     let blind = ExternalProcessing { request_headers: false, ..processing() };
     let mut conversation = Conversation::new(blind);
-    let nowhere = Dial(([127, 0, 0, 1], 1).into());
+    let nowhere = Dial(([127, 0, 0, 1], 1).into(), RefCell::default());
     assert!(goes_on(conversation.show(&nowhere, request_of(&parts)).await).is_empty());
 }
 
@@ -586,5 +592,6 @@ async fn a_processor_that_fails_ends_the_request_unless_the_user_says_otherwise(
         let mut conversation = Conversation::new(open);
         assert!(goes_on(conversation.show(&service, request_of(&parts)).await).is_empty());
         assert!(!conversation.wants_response());
+        assert_eq!(service.1.take(), [Came::Failed, Came::Skipped].map(|came| (Call::Process, came)));
     }
 }

@@ -298,6 +298,24 @@ fn the_applications_own_tls_is_checked_inside_of_the_tunnel() {
         }
         lab.bind(wire::Service { traffic: traffic(tls("other.internal")), ..plain() });
         assert_eq!(caller.get("/").await.status, 503, "another name is not accepted");
+        // What a port says counts on that port, also that it has none; 80 is the port of the service.
+        let on = |port: u32, own: wire::BackendTls, others: Option<wire::BackendTls>| {
+            let port_tls = [(port, own)].into();
+            Some(wire::Traffic { tls: others, port_tls, ..Default::default() })
+        };
+        let off = || wire::BackendTls { off: true, ..Default::default() };
+        for (traffic, secured) in [
+            (on(80, tls("api.internal"), None), true),
+            (on(80, tls("api.internal"), Some(tls("other.internal"))), true),
+            (on(81, tls("other.internal"), Some(tls("api.internal"))), true),
+            (on(80, tls("other.internal"), Some(tls("api.internal"))), false),
+            (on(81, tls("api.internal"), None), false),
+            (on(80, off(), Some(tls("api.internal"))), false),
+        ] {
+            lab.bind(wire::Service { traffic: traffic.clone(), ..plain() });
+            let answer = caller.get("/").await;
+            assert_eq!((answer.status == 200, answer.body == "api.internal"), (secured, secured), "{traffic:?}");
+        }
         let broken = wire::Invalid { reason: "no ConfigMap".into() };
         lab.bind(wire::Service {
             traffic: traffic(wire::BackendTls { invalid: Some(broken), ..tls("api.internal") }),

@@ -112,13 +112,15 @@ impl Lab {
         );
         let config: Config = document::parse("test.yaml", &text).unwrap();
         let drain = Drain::new();
+        let telemetry = Telemetry::new(telemetry::Config::default());
         let shared = Arc::new(Shared {
             own: config.identity().unwrap(),
             world: Arc::default(),
             tables: Default::default(),
             addresses: Addresses::default(),
             identities: Manager::new(identity::Config::default(), Arc::new(Authority::new())),
-            telemetry: Telemetry::new(telemetry::Config::default()),
+            calls: crate::external::counters(telemetry.metrics()),
+            telemetry,
             drain: drain.signal(),
             connections: Room::new(config.limits.connections),
             handshakes: Room::new(config.limits.handshakes),

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
+use hyper_util::rt::TokioIo;
 use proto::routing as wire;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use xds::Change;
 
 use super::harness::*;
@@ -178,4 +180,58 @@ fn an_endpoint_that_fails_again_and_again_gets_nothing_for_a_while() {
         }
         assert_eq!(calls.get(), 3);
     });
+}
+
+/// An HTTP/2 server by hand: refuses this many requests unprocessed (or resets them with another code), and answers the others.
+async fn refusing(stream: hbone::TunnelStream, left: Rc<Cell<u32>>, code: u32) -> std::io::Result<()> {
+    /// Of RFC 9113 6: DATA has 0.
+    const HEADERS: u8 = 1;
+    const RST_STREAM: u8 = 3;
+    const SETTINGS: u8 = 4;
+    const END_STREAM_AND_HEADERS: u8 = 5;
+    let frame = |kind: u8, flags: u8, stream: [u8; 4], payload: &[u8]| {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        [&length[1..], &[kind, flags], &stream, payload].concat()
+    };
+    let mut io = TokioIo::new(io(stream));
+    io.read_exact(&mut [0; 24]).await?;
+    io.write_all(&frame(SETTINGS, 0, [0; 4], &[])).await?;
+    loop {
+        let mut head = [0; 9];
+        io.read_exact(&mut head).await?;
+        let [a, b, c, kind, flags, stream @ ..] = head;
+        let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+        io.read_exact(&mut payload).await?;
+        let answer = match (kind, flags) {
+            (SETTINGS, 0) => frame(SETTINGS, 1, [0; 4], &[]),
+            (HEADERS, _) if left.get() > 0 => {
+                left.set(left.get() - 1);
+                frame(RST_STREAM, 0, stream, &code.to_be_bytes())
+            }
+            // `:status: 200`, entry 8 of the static table (RFC 7541 A).
+            (HEADERS, _) => frame(HEADERS, END_STREAM_AND_HEADERS, stream, &[0x88]),
+            _ => continue,
+        };
+        io.write_all(&answer).await?;
+    }
+}
+
+#[test]
+fn what_a_server_did_not_process_is_sent_again_and_nothing_else() {
+    // REFUSED_STREAM, and INTERNAL_ERROR, which says nothing of what was done (RFC 9113 7).
+    for (code, status) in [(7, 200), (2, 503)] {
+        run(async {
+            let lab = Lab::new().await;
+            let left = Rc::new(Cell::new(1));
+            let counted = left.clone();
+            lab.raw("api", "api-1", move |stream| {
+                let left = counted.clone();
+                async move { drop(refusing(stream, left, code).await) }
+            })
+            .await;
+            lab.bind(routed(vec![retried(1, &[])]));
+            let answer = lab.http2().await.get("/").await;
+            assert_eq!((answer.status, left.get()), (status, 0), "code {code}");
+        });
+    }
 }

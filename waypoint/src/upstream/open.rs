@@ -68,11 +68,12 @@ fn fault(error: &OpenError<DialError>) -> Fault {
 
 impl Stream {
     /// For the HTTP library.
-    pub(super) fn into_io(self) -> UpstreamIo {
+    pub(super) fn into_io(self, http2: bool) -> UpstreamIo {
         match self {
             Self::Tunnel(stream) => {
                 let (recv, send) = stream.split();
-                UpstreamIo::Tunnel(TunnelIo::new(recv, send, bytes::Bytes::new()))
+                let io = TunnelIo::new(recv, send, bytes::Bytes::new());
+                UpstreamIo::Tunnel(if http2 { io.together() } else { io })
             }
             Self::Plain(stream) => UpstreamIo::Plain(TokioIo::new(stream)),
         }

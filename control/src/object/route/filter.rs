@@ -8,7 +8,7 @@ use proto::routing as wire;
 
 use super::http::{Broken, unknown};
 use super::{Filter, RouteKind, read_target};
-use crate::object::{Faults, shown};
+use crate::object::{Faults, request_policy, shown};
 
 /// Where filters stand.
 pub(super) struct Place<'a> {
@@ -99,17 +99,23 @@ fn one(
             let given = given(filter.external_auth.as_ref(), "externalAuth", at, faults, broken)?;
             auth(given, &format!("{at}.externalAuth"), place, faults, broken)
         }
-        FilterType::ExtensionRef => {
-            let name = filter.extension_ref.clone().unwrap_or_default();
-            let what = format!("{} {} is not known here", shown(&name.kind), shown(&name.name));
-            wrong(&format!("{at}.extensionRef"), &what, "remove the filter", faults, broken);
-            None
-        }
+        FilterType::ExtensionRef => extension(filter, &format!("{at}.extensionRef"), faults, broken),
         FilterType::Other(other) => {
             unknown(other, &format!("{at}.type"), "use a type of filter that the Gateway API defines", faults, broken);
             None
         }
     }
+}
+
+/// What an object of somebody's own kind says; ours is RequestPolicy.
+fn extension(filter: &api::Filter, field: &str, faults: &mut Faults, broken: &mut Broken) -> Option<Filter> {
+    let name = filter.extension_ref.clone().unwrap_or_default();
+    if (name.group.as_str(), name.kind.as_str()) == (request_policy::GROUP, "RequestPolicy") {
+        return Some(Filter::Extension(name.name.into(), field.into()));
+    }
+    let what = format!("{} {} is not known here", shown(&name.kind), shown(&name.name));
+    wrong(field, &what, "name a RequestPolicy of group culvert.dev, or remove the filter", faults, broken);
+    None
 }
 
 /// The field that a filter's type names.
@@ -216,7 +222,7 @@ fn path_change(
 }
 
 fn mirror(of: &api::MirrorFilter, field: &str, place: &Place<'_>, faults: &mut Faults, broken: &mut Broken) -> Filter {
-    let to = read_target(&(&of.backend_ref).into(), place.own, &format!("{field}.backendRef"));
+    let to = read_target(&of.backend_ref, place.own, &format!("{field}.backendRef"));
     let share = match (of.percent, &of.fraction) {
         (None, None) => Some((0, 0)),
         (Some(percent), None) => u32::try_from(percent).ok().map(|p| (p, 100)),
@@ -260,7 +266,7 @@ fn auth(
     faults: &mut Faults,
     broken: &mut Broken,
 ) -> Option<Filter> {
-    let to = read_target(&(&of.backend_ref).into(), place.own, &format!("{field}.backendRef"));
+    let to = read_target(&of.backend_ref, place.own, &format!("{field}.backendRef"));
     let http = match &of.protocol {
         Some(api::AuthProtocol::Grpc) => false,
         Some(api::AuthProtocol::Http) => true,

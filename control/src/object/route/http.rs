@@ -93,17 +93,9 @@ pub(super) fn backends(
 ) -> Vec<Backend> {
     let one = |(i, b): (usize, &api::HttpBackendReference)| {
         let at = format!("{field}.backendRefs[{i}]");
-        let plain = api::BackendReference {
-            group: b.group.clone(),
-            kind: b.kind.clone(),
-            name: b.name.clone(),
-            namespace: b.namespace.clone(),
-            port: b.port,
-            weight: b.weight,
-        };
         Backend {
-            to: read_target(&plain, place.own, &at),
-            weight: weight(b.weight, &at, faults, broken),
+            to: read_target(&b.to.to, place.own, &at),
+            weight: weight(b.to.weight, &at, faults, broken),
             filters: filters(&b.filters, &format!("{at}.filters"), place, faults, broken),
         }
     };

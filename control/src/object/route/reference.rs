@@ -76,7 +76,7 @@ pub(crate) fn read_parent(written: &api::ParentReference, own: &Arc<str>) -> Opt
 }
 
 /// Reads where a reference leads to.
-pub(crate) fn read_target(written: &api::BackendReference, own: &Arc<str>, field: &str) -> BackendReference {
+pub(crate) fn read_target(written: &api::BackendObjectReference, own: &Arc<str>, field: &str) -> BackendReference {
     let group = written.group.as_deref().unwrap_or_default();
     let kind = written.kind.as_deref().unwrap_or("Service");
     let namespace = written.namespace.as_deref().map_or_else(|| own.clone(), arc);

@@ -69,7 +69,7 @@ fn rules(kind: RouteKind, rules: &[api::StreamRule], meta: &Meta, faults: &mut F
         let backends = rule.backend_refs.iter().enumerate().map(|(i, b)| {
             let at = format!("{field}.backendRefs[{i}]");
             let weight = weight(b.weight, &at, faults, &mut broken);
-            Backend { to: read_target(b, &meta.namespace, &at), weight, filters: Vec::new() }
+            Backend { to: read_target(&b.to, &meta.namespace, &at), weight, filters: Vec::new() }
         });
         let backends = backends.collect();
         let ready = wire::Rule {

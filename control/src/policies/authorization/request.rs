@@ -1,12 +1,14 @@
 //! An AuthorizationPolicy with targets, as waypoints get it: all fields, as the user wrote them, after a check.
 //!
+//! Values are checked by what waypoints judge by (crate `policy`), so that both ends say the same of each.
+//!
 //! What cannot be read must not make the policy weaker. A rule of ALLOW or AUDIT that holds such a value is left out, which
 //! only allows less; a DENY or CUSTOM rule cannot be left out, so that the whole policy refuses everything until it is mended.
 
 use std::sync::Arc;
 
 use kubernetes::object::security as api;
-use mesh::addr::Cidr;
+use policy::request::{Authorization, Condition, Operation, RequestPolicies, Rule, Source};
 use proto::routing as wire;
 
 use super::value;
@@ -52,7 +54,7 @@ pub(super) fn for_waypoint(
         let mut reader = Reader { own: &meta.namespace, faults, lenient, broken: false };
         let made = reader.rule(r, &field);
         if !reader.broken {
-            rules.push(made);
+            rules.push(on_the_wire(made));
         } else if !lenient {
             invalid.get_or_insert(format!("{field} has a value that cannot be read"));
         }
@@ -74,162 +76,177 @@ pub(super) fn for_waypoint(
     ForWaypoint { targets, ready, provider: provider.filter(|_| action == wire::AuthorizationAction::Custom) }
 }
 
+/// Characters of a fault that are told: several times what one is long that repeats a path.
+const LONGEST: usize = 400;
+
 struct Reader<'a> {
-    own: &'a str,
+    own: &'a Arc<str>,
     faults: &'a mut Faults,
     lenient: bool,
     broken: bool,
 }
 
 impl Reader<'_> {
-    fn wrong(&mut self, field: &str, what: String, remedy: &str) {
-        let then = if self.lenient { "so the rule is left out" } else { "so the policy refuses everything" };
-        self.faults.add(field, format!("{what}, {then}"), remedy);
+    fn wrong(&mut self, field: &str, what: &str) {
+        let then = if self.lenient { "until then the rule is left out" } else { "until then everything is refused" };
+        self.faults.add(field, what, then);
         self.broken = true;
     }
 
-    fn rule(&mut self, rule: &api::Rule, field: &str) -> wire::AuthorizationRule {
-        let mut made = wire::AuthorizationRule::default();
-        for (i, from) in rule.from.iter().enumerate() {
-            let at = format!("{field}.from[{i}].source");
-            let source = from.source.clone().unwrap_or_default();
-            if source == api::Source::default() {
-                self.wrong(
-                    &at,
-                    "is empty".to_owned(),
-                    "name who it is for, or remove it; check the spelling of its fields",
-                );
-            }
-            made.from.push(self.source(&source, &at));
+    /// A rule as it is judged, whatever is wrong with it told in the words of who judges.
+    fn rule(&mut self, of: &api::Rule, field: &str) -> Rule {
+        let from = of.from.iter().map(|f| self.source(&f.source.clone().unwrap_or_default())).collect();
+        let to = of.to.iter().enumerate();
+        let to = to.map(|(i, t)| {
+            self.operation(&t.operation.clone().unwrap_or_default(), &format!("{field}.to[{i}].operation"))
+        });
+        let to = to.collect();
+        let when = of.when.iter().map(|c| self.condition(c)).collect();
+        let rule = Rule { from, to, when };
+        let alone =
+            Authorization { namespace: self.own.clone(), rules: vec![rule.clone()], ..Authorization::default() };
+        let (_, found) = RequestPolicies::compile(vec![alone]);
+        for fault in found {
+            // It repeats the user's text, however long that is.
+            let what: String = fault.problem.chars().take(LONGEST).collect();
+            self.wrong(&format!("{field}{}", place(&fault.place)), &what);
         }
-        for (i, to) in rule.to.iter().enumerate() {
-            let at = format!("{field}.to[{i}].operation");
-            let operation = to.operation.clone().unwrap_or_default();
-            if operation == api::Operation::default() {
-                self.wrong(
-                    &at,
-                    "is empty".to_owned(),
-                    "name what it is for, or remove it; check the spelling of its fields",
-                );
-            }
-            made.to.push(self.operation(&operation, &at));
-        }
-        for (i, when) in rule.when.iter().enumerate() {
-            made.when.push(self.condition(when, &format!("{field}.when[{i}]")));
-        }
-        made
+        rule
     }
 
-    /// Checks each value.
-    fn each(&mut self, values: &[String], field: String, good: impl Fn(&str) -> bool, remedy: &str) -> Vec<String> {
-        for (i, text) in values.iter().enumerate().filter(|(_, text)| !good(text)) {
-            self.wrong(&format!("{field}[{i}]"), format!("{} cannot be read", shown(text)), remedy);
-        }
-        values.to_vec()
-    }
-
-    fn texts(&mut self, values: &[String], field: String) -> Vec<String> {
-        self.each(values, field, |t| value::text(t).is_ok(), "write it exactly, as x*, as *x or as *")
-    }
-
-    fn blocks(&mut self, values: &[String], field: String) -> Vec<String> {
-        self.each(values, field, |t| t.parse::<Cidr>().is_ok(), "write it as 10.0.0.1 or 10.0.0.0/8")
-    }
-
-    fn accounts(&mut self, values: &[String], field: String) -> Vec<String> {
-        let own = self.own;
-        let remedy = "write it as <namespace>/<name> or <name>, without wildcards";
-        let read = self.each(values, field, |t| value::service_account(t, own).is_ok(), remedy);
-        read.into_iter().map(|t| if t.contains('/') { t } else { format!("{own}/{t}") }).collect()
-    }
-
-    /// Principals are compared without `spiffe://`; with it they are meant all the same.
-    fn principals(&mut self, values: &[String], field: String) -> Vec<String> {
-        let bare = values.iter().map(|t| t.strip_prefix("spiffe://").unwrap_or(t).to_owned()).collect::<Vec<_>>();
-        self.texts(&bare, field)
+    fn accounts(&self, values: &[String]) -> Vec<String> {
+        let whole = |t: &String| if t.contains('/') { t.clone() } else { format!("{}/{t}", self.own) };
+        values.iter().map(whole).collect()
     }
 
     fn ports(&mut self, values: &[String], field: String) -> Vec<u32> {
-        let texts = self.each(values, field, |t| value::port(t).is_ok(), "write a number from 1 to 65535");
-        texts.iter().filter_map(|t| t.parse().ok()).collect()
+        let mut ports = Vec::with_capacity(values.len());
+        for (i, text) in values.iter().enumerate() {
+            match value::port(text) {
+                Ok(port) => ports.push(port.into()),
+                Err(_) => {
+                    self.wrong(&format!("{field}[{i}]"), &format!("{} is not a port from 1 to 65535", shown(text)))
+                }
+            }
+        }
+        ports
     }
 
-    fn source(&mut self, of: &api::Source, field: &str) -> wire::Source {
-        let at = |name: &str| format!("{field}.{name}");
-        wire::Source {
-            principals: self.principals(&of.principals, at("principals")),
-            not_principals: self.principals(&of.not_principals, at("notPrincipals")),
-            request_principals: self.texts(&of.request_principals, at("requestPrincipals")),
-            not_request_principals: self.texts(&of.not_request_principals, at("notRequestPrincipals")),
-            namespaces: self.texts(&of.namespaces, at("namespaces")),
-            not_namespaces: self.texts(&of.not_namespaces, at("notNamespaces")),
-            service_accounts: self.accounts(&of.service_accounts, at("serviceAccounts")),
-            not_service_accounts: self.accounts(&of.not_service_accounts, at("notServiceAccounts")),
-            ip_blocks: self.blocks(&of.ip_blocks, at("ipBlocks")),
-            not_ip_blocks: self.blocks(&of.not_ip_blocks, at("notIpBlocks")),
-            remote_ip_blocks: self.blocks(&of.remote_ip_blocks, at("remoteIpBlocks")),
-            not_remote_ip_blocks: self.blocks(&of.not_remote_ip_blocks, at("notRemoteIpBlocks")),
-            trust_domains: self.texts(&of.trust_domains, at("trustDomains")),
-            not_trust_domains: self.texts(&of.not_trust_domains, at("notTrustDomains")),
+    fn source(&self, of: &api::Source) -> Source {
+        let api::Source {
+            principals,
+            not_principals,
+            request_principals,
+            not_request_principals,
+            namespaces,
+            not_namespaces,
+            service_accounts,
+            not_service_accounts,
+            ip_blocks,
+            not_ip_blocks,
+            remote_ip_blocks,
+            not_remote_ip_blocks,
+            trust_domains,
+            not_trust_domains,
+        } = of.clone();
+        Source {
+            principals: bare(&principals),
+            not_principals: bare(&not_principals),
+            request_principals,
+            not_request_principals,
+            namespaces,
+            not_namespaces,
+            service_accounts: self.accounts(&service_accounts),
+            not_service_accounts: self.accounts(&not_service_accounts),
+            ip_blocks,
+            not_ip_blocks,
+            remote_ip_blocks,
+            not_remote_ip_blocks,
+            trust_domains,
+            not_trust_domains,
         }
     }
 
-    fn operation(&mut self, of: &api::Operation, field: &str) -> wire::Operation {
-        let at = |name: &str| format!("{field}.{name}");
-        wire::Operation {
-            hosts: self.texts(&of.hosts, at("hosts")),
-            not_hosts: self.texts(&of.not_hosts, at("notHosts")),
-            ports: self.ports(&of.ports, at("ports")),
-            not_ports: self.ports(&of.not_ports, at("notPorts")),
-            methods: self.texts(&of.methods, at("methods")),
-            not_methods: self.texts(&of.not_methods, at("notMethods")),
-            paths: self.paths(&of.paths, at("paths")),
-            not_paths: self.paths(&of.not_paths, at("notPaths")),
-        }
+    fn operation(&mut self, of: &api::Operation, field: &str) -> Operation {
+        let ports = self.ports(&of.ports, format!("{field}.ports"));
+        let not_ports = self.ports(&of.not_ports, format!("{field}.notPorts"));
+        let api::Operation { hosts, not_hosts, methods, not_methods, paths, not_paths, .. } = of.clone();
+        Operation { hosts, not_hosts, ports, not_ports, methods, not_methods, paths, not_paths }
     }
 
-    /// Paths may also be templates: `{*}` for one element, `{**}` for any number of them.
-    fn paths(&mut self, values: &[String], field: String) -> Vec<String> {
-        let good = |t: &str| t.contains(['{', '}']) || value::text(t).is_ok();
-        self.each(values, field, good, "write it exactly, as /x*, as *x, as * or as a template such as /x/{*}/y")
-    }
-
-    fn condition(&mut self, of: &api::RuleCondition, field: &str) -> wire::Condition {
-        let (some, none) = (format!("{field}.values"), format!("{field}.notValues"));
-        if of.values.is_empty() && of.not_values.is_empty() {
-            self.wrong(field, "has neither values nor notValues".to_owned(), "write one of the two");
-        }
-        let (values, not_values) = match of.key.as_str() {
-            "source.ip" | "remote.ip" | "destination.ip" => {
-                (self.blocks(&of.values, some), self.blocks(&of.not_values, none))
-            }
-            "source.principal" => (self.principals(&of.values, some), self.principals(&of.not_values, none)),
-            "source.serviceAccount" => (self.accounts(&of.values, some), self.accounts(&of.not_values, none)),
-            "destination.port" => {
-                let text = |ports: Vec<u32>| ports.iter().map(ToString::to_string).collect();
-                (text(self.ports(&of.values, some)), text(self.ports(&of.not_values, none)))
-            }
-            key if known(key) => (self.texts(&of.values, some), self.texts(&of.not_values, none)),
-            key => {
-                let what = format!("{} is not a key", shown(key));
-                self.wrong(&format!("{field}.key"), what, "use a key of Istio's list of authorization conditions");
-                (Vec::new(), Vec::new())
-            }
+    fn condition(&self, of: &api::RuleCondition) -> Condition {
+        let read = |values: &[String]| match of.key.as_str() {
+            "source.principal" => bare(values),
+            "source.serviceAccount" => self.accounts(values),
+            _ => values.to_vec(),
         };
-        wire::Condition { key: of.key.clone(), values, not_values }
+        Condition { key: of.key.clone(), values: read(&of.values), not_values: read(&of.not_values) }
     }
 }
 
-/// Keys whose values are texts (Istio's reference "Authorization Policy Conditions").
-fn known(key: &str) -> bool {
-    let within = |prefix: &str| key.strip_prefix(prefix).is_some_and(|rest| rest.len() > 2 && rest.ends_with(']'));
-    matches!(
-        key,
-        "source.namespace"
-            | "connection.sni"
-            | "request.auth.principal"
-            | "request.auth.audiences"
-            | "request.auth.presenter"
-    ) || within("request.headers[")
-        || within("request.auth.claims[")
+/// Principals are compared without `spiffe://`; with it they are meant all the same.
+fn bare(principals: &[String]) -> Vec<String> {
+    principals.iter().map(|t| t.strip_prefix("spiffe://").unwrap_or(t).to_owned()).collect()
+}
+
+/// A place in the only rule, as the object has it: there every source and every operation has a name of its own.
+fn place(judged: &str) -> String {
+    let rest = judged.strip_prefix("rules[0]").unwrap_or(judged);
+    for (list, inner) in [(".from[", ".source"), (".to[", ".operation")] {
+        let Some(end) = rest.strip_prefix(list).and_then(|r| r.find(']')) else { continue };
+        let (entry, field) = rest.split_at(list.len() + end + 1);
+        return format!("{entry}{inner}{field}");
+    }
+    rest.to_owned()
+}
+
+fn on_the_wire(Rule { from, to, when }: Rule) -> wire::AuthorizationRule {
+    let source = |s: Source| wire::Source {
+        principals: s.principals,
+        not_principals: s.not_principals,
+        request_principals: s.request_principals,
+        not_request_principals: s.not_request_principals,
+        namespaces: s.namespaces,
+        not_namespaces: s.not_namespaces,
+        service_accounts: s.service_accounts,
+        not_service_accounts: s.not_service_accounts,
+        ip_blocks: s.ip_blocks,
+        not_ip_blocks: s.not_ip_blocks,
+        remote_ip_blocks: s.remote_ip_blocks,
+        not_remote_ip_blocks: s.not_remote_ip_blocks,
+        trust_domains: s.trust_domains,
+        not_trust_domains: s.not_trust_domains,
+    };
+    let operation = |o: Operation| wire::Operation {
+        hosts: o.hosts,
+        not_hosts: o.not_hosts,
+        ports: o.ports,
+        not_ports: o.not_ports,
+        methods: o.methods,
+        not_methods: o.not_methods,
+        paths: o.paths,
+        not_paths: o.not_paths,
+    };
+    let condition = |c: Condition| wire::Condition { key: c.key, values: c.values, not_values: c.not_values };
+    wire::AuthorizationRule {
+        from: from.into_iter().map(source).collect(),
+        to: to.into_iter().map(operation).collect(),
+        when: when.into_iter().map(condition).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::place;
+
+    #[test]
+    fn places_are_those_of_the_object() {
+        for (judged, written) in [
+            ("rules[0].from[12].principals[2]", ".from[12].source.principals[2]"),
+            ("rules[0].to[0]", ".to[0].operation"),
+            ("rules[0].when[1].notValues[0]", ".when[1].notValues[0]"),
+        ] {
+            assert_eq!(place(judged), written);
+        }
+    }
 }

@@ -1,31 +1,32 @@
-//! "Whatever none of them lets in", as clauses.
+//! "Whatever none of them lets through", as clauses.
 //!
 //! A policy matches when a rule matches, a rule when all its clauses hold, a clause when one of its matches holds, a match
 //! when all its kinds hold (discovery.md 4, "Evaluation"). So one DENY rule whose clauses are one for each allowance,
-//! each "not from its peers, or not on its ports", matches exactly what no allowance lets in:
+//! each "not its peers, or not its ports", matches exactly what no allowance lets through:
 //!
 //! ```text
-//! deny  =  AND over allowances of ( source not in peers  OR  port not in ports )
+//! deny  =  AND over allowances of ( other end not in peers  OR  port not in ports )
 //! ```
 //!
 //! An empty list is "anything" on the wire, so that lists which happen to be empty are told apart before: an allowance
-//! that lets nothing in makes no clause (it always holds), and without any clause the rule denies everything.
+//! that lets nothing through makes no clause (it always holds), and without any clause the rule denies everything.
 
 use mesh::addr::Cidr;
 use mesh::authz::{Clause, Match, Rule};
 
+use super::Direction;
 use crate::policies::blocks::merged;
 
 /// An allowance with everything looked up. `None` is "any".
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Let {
-    pub(super) from: Option<Vec<Cidr>>,
+    pub(super) peers: Option<Vec<Cidr>>,
     pub(super) ports: Option<Vec<(u16, u16)>>,
 }
 
-/// The DENY rule of a pod that is isolated by policies which let these in. `None`: everything is let in.
-pub(super) fn rule(lets: impl IntoIterator<Item = Let>) -> Option<Rule> {
-    // Those for the same ports become one: not from A, and not from B, is not from both.
+/// The DENY rule of a pod that is isolated by policies which let these through. `None`: everything is let through.
+pub(super) fn rule(direction: Direction, lets: impl IntoIterator<Item = Let>) -> Option<Rule> {
+    // Those for the same ports become one: not A, and not B, is neither.
     let mut by_ports: Vec<Let> = Vec::new();
     for one in lets {
         let one = Let { ports: one.ports.and_then(joined), ..one };
@@ -33,18 +34,21 @@ pub(super) fn rule(lets: impl IntoIterator<Item = Let>) -> Option<Rule> {
             continue;
         }
         match by_ports.iter_mut().find(|l| l.ports == one.ports) {
-            Some(same) => same.from = same.from.take().zip(one.from).map(|(a, b)| [a, b].concat()),
+            Some(same) => same.peers = same.peers.take().zip(one.peers).map(|(a, b)| [a, b].concat()),
             None => by_ports.push(one),
         }
     }
     let mut clauses = Vec::new();
-    for Let { from, ports } in by_ports {
-        let from = match from.map(merged) {
+    for Let { peers, ports } in by_ports {
+        let peers = match peers.map(merged) {
             None => None,
             Some(blocks) if blocks.is_empty() => continue,
-            Some(not_source_ips) => Some(Match { not_source_ips, ..Match::default() }),
+            Some(blocks) => Some(match direction {
+                Direction::Egress => Match { not_destination_ips: blocks, ..Match::default() },
+                Direction::Ingress => Match { not_source_ips: blocks, ..Match::default() },
+            }),
         };
-        let matches: Vec<Match> = from.into_iter().chain(ports.map(not_on)).collect();
+        let matches: Vec<Match> = peers.into_iter().chain(ports.map(not_on)).collect();
         if matches.is_empty() {
             return None;
         }

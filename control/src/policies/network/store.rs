@@ -4,17 +4,16 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use kubernetes::selector::Answer;
 use mesh::addr::Cidr;
-use mesh::authz::{Action, Authorization, Scope};
+use mesh::authz::{Action, Authorization, Rule, Scope};
 
+use super::group::Group;
 use super::lower::{Let, rule, whole};
-use super::peers::{Candidate, Peers, PolicyKey};
-use super::{Allowance, From, NetworkPolicy, PREFIX, Ports, Where};
+use super::peers::{Candidate, Peers, PolicyKey, Selection};
+use super::{Allowance, Direction, Ends, NetworkPolicy, Where};
 use crate::object::pod::NamedPort;
 use crate::object::{Labels, Pod};
 use crate::policies::{Effects, key};
-use crate::world::Event;
 
 /// Label that the API server gives every namespace.
 const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
@@ -26,18 +25,30 @@ struct Facts {
     /// Its own; none for a pod of the host's network and for one that has ended.
     addresses: Box<[IpAddr]>,
     ports: Arc<[NamedPort]>,
+    /// It has a network of its own, and has not ended.
+    own: bool,
     /// It is in the mesh.
     meshed: bool,
-    /// Name of the resource that it shares, if policies isolate it.
-    group: Option<Arc<str>>,
+    /// It is being deleted.
+    ending: bool,
+    /// Names of the resources that it shares, if policies isolate it.
+    groups: Groups,
 }
 
-/// Pods that the same policies isolate, with the same numbers for the same names of ports.
-#[derive(Debug, PartialEq, Eq)]
-struct Group {
-    /// Names of the policies, sorted.
-    policies: Vec<Arc<str>>,
-    ports: Vec<(Arc<str>, Option<u16>)>,
+/// A name for each direction.
+#[derive(Debug, Default)]
+struct Groups {
+    ingress: Option<Arc<str>>,
+    egress: Option<Arc<str>>,
+}
+
+impl Groups {
+    fn of(&mut self, direction: Direction) -> &mut Option<Arc<str>> {
+        match direction {
+            Direction::Egress => &mut self.egress,
+            Direction::Ingress => &mut self.ingress,
+        }
+    }
 }
 
 /// A group that there is.
@@ -69,14 +80,14 @@ impl Networks {
         }
         let user = (namespace.clone(), name.clone());
         // The new one first, so that a set that both ask for is not made anew.
-        for peer in policy.peers() {
-            let there = self.pods.iter().filter(|(ns, _)| match &peer.namespaces {
+        for selection in policy.selections() {
+            let there = self.pods.iter().filter(|(ns, _)| match &selection.peer.namespaces {
                 Where::Own(own) => own == *ns,
                 Where::Selected(_) => true,
             });
             let there: Vec<_> = there.map(|(ns, pods)| (ns, around(&self.namespaces, ns), pods)).collect();
             let pods = there.iter().flat_map(|(ns, labels, pods)| pods.values().map(|p| p.candidate(ns, labels)));
-            self.peers.hold(peer, user.clone(), pods);
+            self.peers.hold(&selection, user.clone(), pods);
         }
         let old = self.policies.entry(namespace.clone()).or_default().insert(name.clone(), policy);
         self.after_policy(&user, old)
@@ -95,13 +106,10 @@ impl Networks {
     fn after_policy(&mut self, user: &PolicyKey, old: Option<NetworkPolicy>) -> Effects {
         let (namespace, name) = user;
         let new = self.policies.get(namespace).and_then(|here| here.get(name));
-        for gone in
-            old.iter().flat_map(NetworkPolicy::peers).filter(|p| !new.iter().any(|n| n.peers().any(|x| x == *p)))
-        {
-            self.peers.release(gone, user);
-        }
+        let asked = new.map(NetworkPolicy::selections).unwrap_or_default();
+        let before = old.iter().flat_map(NetworkPolicy::selections);
+        before.filter(|s| !asked.contains(s)).for_each(|gone| self.peers.release(&gone, user));
         let mut effects = Effects::default();
-        effects.network_policies.insert(user.clone());
         let pods: Vec<Arc<str>> = self.pods.get(namespace).into_iter().flat_map(HashMap::keys).cloned().collect();
         pods.iter().for_each(|pod| self.regroup(namespace, pod, &mut effects));
         self.touch(user, &mut effects);
@@ -148,13 +156,10 @@ impl Networks {
         let was = old.as_ref().map(|o| o.candidate(namespace, &labels));
         let touched = self.peers.shift(was, Some(new.candidate(namespace, &labels)));
         touched.iter().for_each(|policy| self.touch(policy, &mut effects));
-        let old_meshed = old.as_ref().is_some_and(|o| o.meshed);
-        let same =
-            old.as_ref().is_some_and(|o| o.meshed == new.meshed && o.labels == new.labels && o.ports == new.ports);
-        new.group = old.and_then(|o| o.group);
-        if old_meshed != new.meshed {
-            self.notes(namespace, &new.labels, &mut effects);
-        }
+        let alike =
+            |o: &Facts| (o.own, o.meshed, &o.labels, &o.ports) == (new.own, new.meshed, &new.labels, &new.ports);
+        let same = old.as_ref().is_some_and(alike);
+        new.groups = old.map(|o| o.groups).unwrap_or_default();
         self.pods.entry(namespace.clone()).or_default().insert(name.clone(), new);
         if !same {
             self.regroup(namespace, name, &mut effects);
@@ -172,9 +177,9 @@ impl Networks {
         }
         let touched = self.peers.shift(Some(old.candidate(namespace, &labels)), None);
         touched.iter().for_each(|policy| self.touch(policy, &mut effects));
-        if let Some(group) = &old.group {
+        for group in old.groups.ingress.iter().chain(&old.groups.egress) {
             self.leave(namespace, group, &mut effects);
-            effects.workloads.pods.insert((namespace.into(), name));
+            effects.workloads.pods.insert((namespace.into(), name.clone()));
         }
         effects
     }
@@ -186,33 +191,28 @@ impl Networks {
         effects.resources.extend(with.map(|(short, _)| key(namespace, short)));
     }
 
-    /// Egress policies of which more or less is to be said now.
-    fn notes(&self, namespace: &Arc<str>, labels: &Labels, effects: &mut Effects) {
-        let here = self.policies.get(namespace).into_iter().flatten();
-        let said = here.filter(|(_, p)| p.egress && p.selects(labels));
-        effects.network_policies.extend(said.map(|(name, _)| (namespace.clone(), name.clone())));
-    }
-
-    /// Finds the group of a pod anew.
+    /// Finds the groups of a pod anew.
     fn regroup(&mut self, namespace: &Arc<str>, name: &Arc<str>, effects: &mut Effects) {
-        let Some(pod) = self.pods.get(namespace).and_then(|here| here.get(name)) else { return };
-        let group = Some(pod).filter(|p| p.meshed).and_then(|p| self.group(namespace, p));
-        let short = group.as_ref().map(Group::name);
-        if pod.group == short {
-            return;
+        for direction in Direction::BOTH {
+            let Some(pod) = self.pods.get(namespace).and_then(|here| here.get(name)) else { return };
+            let group = Some(pod).filter(|p| p.judged(direction)).and_then(|p| self.group(namespace, p, direction));
+            let short = group.as_ref().map(Group::name);
+            let pod = self.pods.get_mut(namespace).and_then(|here| here.get_mut(name));
+            let Some(place) = pod.map(|pod| pod.groups.of(direction)).filter(|place| **place != short) else {
+                continue;
+            };
+            let old = std::mem::replace(place, short.clone());
+            effects.workloads.pods.insert((namespace.clone(), name.clone()));
+            if let (Some(group), Some(short)) = (group, &short) {
+                let here = self.groups.entry(namespace.clone()).or_default();
+                let shared = here.entry(short.clone()).or_insert_with(|| {
+                    effects.resources.insert(key(namespace, short));
+                    Shared { group, pods: 0 }
+                });
+                shared.pods += 1;
+            }
+            old.iter().for_each(|old| self.leave(namespace, old, effects));
         }
-        effects.workloads.pods.insert((namespace.clone(), name.clone()));
-        if let (Some(group), Some(short)) = (group, &short) {
-            let here = self.groups.entry(namespace.clone()).or_default();
-            let shared = here.entry(short.clone()).or_insert_with(|| {
-                effects.resources.insert(key(namespace, short));
-                Shared { group, pods: 0 }
-            });
-            shared.pods += 1;
-        }
-        let pod = self.pods.get_mut(namespace).and_then(|here| here.get_mut(name));
-        let old = pod.and_then(|pod| std::mem::replace(&mut pod.group, short));
-        old.iter().for_each(|old| self.leave(namespace, old, effects));
     }
 
     fn leave(&mut self, namespace: &str, group: &Arc<str>, effects: &mut Effects) {
@@ -228,42 +228,80 @@ impl Networks {
         }
     }
 
-    /// The group that a pod is to be in. `None`: nothing isolates it, or everything is let in.
-    fn group(&self, namespace: &str, pod: &Facts) -> Option<Group> {
-        let here = self.policies.get(namespace)?.iter();
-        let selecting: Vec<_> = here.filter(|(_, p)| p.ingress.is_some() && p.selects(&pod.labels)).collect();
-        if selecting.is_empty() {
+    /// The group that a pod is to be in. `None`: nothing isolates it, or everything is let through.
+    fn group(&self, namespace: &str, pod: &Facts, direction: Direction) -> Option<Group> {
+        let here = self.policies.get(namespace)?;
+        let selecting = here.iter().filter(|(_, p)| p.selects(&pod.labels));
+        let speaking: Vec<(&Arc<str>, &[Allowance])> =
+            selecting.filter_map(|(name, p)| Some((name, p.rules(direction)?))).collect();
+        if speaking.is_empty() {
             return None;
         }
-        let named = selecting.iter().flat_map(|(_, p)| p.allowances()).flat_map(|a| a.ports.named());
+        let allowances = || speaking.iter().flat_map(|(_, rules)| rules.iter());
         let number = |name: &Arc<str>| pod.ports.iter().find(|p| p.name == *name).map(|p| p.port);
-        let ports: BTreeMap<Arc<str>, Option<u16>> = named.map(|name| (name.clone(), number(name))).collect();
-        let group = Group {
-            policies: selecting.into_iter().map(|(name, _)| name.clone()).collect(),
-            ports: ports.into_iter().collect(),
+        let ports: BTreeMap<Arc<str>, Option<u16>> = match direction {
+            Direction::Egress => BTreeMap::new(),
+            Direction::Ingress => {
+                allowances().flat_map(|a| a.ports.named()).map(|name| (name.clone(), number(name))).collect()
+            }
         };
+        let policies = speaking.iter().map(|(name, _)| (*name).clone()).collect();
+        let group = Group { direction, policies, ports: ports.into_iter().collect() };
         // Then there is nothing to deny. Whoever the peers are makes no difference.
-        let open = |a: &Allowance| a.from == From::Anyone && a.ports.numbers(&group.ports).is_none_or(whole);
+        let open = |a: &Allowance| a.peers == Ends::Any && a.ports.numbers(&group.ports).is_none_or(whole);
+        (!allowances().any(open)).then_some(group)
+    }
+
+    fn rule_of(&self, namespace: &str, group: &Group) -> Option<Rule> {
         let here = self.policies.get(namespace)?;
-        let mut lets = group.policies.iter().filter_map(|name| here.get(name)).flat_map(NetworkPolicy::allowances);
-        (!lets.any(open)).then_some(group)
+        let policies = group.policies.iter().filter_map(|name| here.get(name));
+        let allowances = policies.filter_map(|p| p.rules(group.direction)).flatten();
+        match group.direction {
+            Direction::Egress => rule(group.direction, allowances.flat_map(|a| self.lets_out(a))),
+            Direction::Ingress => {
+                let ports = |a: &Allowance| a.ports.numbers(&group.ports);
+                rule(group.direction, allowances.map(|a| Let { peers: self.ends(&a.peers), ports: ports(a) }))
+            }
+        }
     }
 
-    fn rule_of(&self, namespace: &str, group: &Group) -> Option<mesh::authz::Rule> {
-        let here = self.policies.get(namespace)?;
-        let lets = group.policies.iter().filter_map(|name| here.get(name)).flat_map(NetworkPolicy::allowances);
-        rule(lets.map(|a| Let { from: self.sources(&a.from), ports: a.ports.numbers(&group.ports) }))
+    /// What a rule of egress lets out to. A port that it names has the number that each pod gives it, so that for every number
+    /// there are other pods.
+    fn lets_out(&self, allowance: &Allowance) -> Vec<Let> {
+        let mut lets = Vec::new();
+        if allowance.ports.by_number() {
+            lets.push(Let { peers: self.ends(&allowance.peers), ports: allowance.ports.numbers(&[]) });
+        }
+        let mut by_number: BTreeMap<u16, Vec<Cidr>> = BTreeMap::new();
+        for (selection, in_blocks) in allowance.by_name() {
+            let members = self.peers.members(&selection);
+            for (ip, port) in members.filter(|(ip, _)| !in_blocks || allowance.block_holds(*ip)) {
+                by_number.entry(port).or_default().push(Cidr::host(ip));
+            }
+        }
+        let named = by_number.into_iter().map(|(port, ips)| Let { peers: Some(ips), ports: Some(vec![(port, port)]) });
+        lets.extend(named);
+        lets
     }
 
-    fn sources(&self, from: &From) -> Option<Vec<Cidr>> {
-        let From::Peers { blocks, pods } = from else { return None };
-        let selected = pods.iter().flat_map(|peer| self.peers.addresses(peer));
-        Some(blocks.iter().copied().chain(selected).collect())
+    fn ends(&self, ends: &Ends) -> Option<Vec<Cidr>> {
+        let Ends::These { blocks, pods } = ends else { return None };
+        let of = |peer: &super::Peer| {
+            let selection = Selection { peer: peer.clone(), port: None };
+            self.peers.members(&selection).map(|(ip, _)| Cidr::host(ip)).collect::<Vec<_>>()
+        };
+        Some(blocks.iter().copied().chain(pods.iter().flat_map(of)).collect())
     }
 
-    /// The name of the resource that applies to a pod.
+    /// The name of the resource that judges what a pod takes.
     pub(in crate::policies) fn name(&self, namespace: &str, pod: &str) -> Option<Arc<str>> {
-        let group = self.pods.get(namespace)?.get(pod)?.group.as_ref()?;
+        let group = self.pods.get(namespace)?.get(pod)?.groups.ingress.as_ref()?;
+        Some(key(namespace, group))
+    }
+
+    /// The name of the resource that judges what a pod opens.
+    pub(in crate::policies) fn egress(&self, namespace: &str, pod: &str) -> Option<Arc<str>> {
+        let group = self.pods.get(namespace)?.get(pod)?.groups.egress.as_ref()?;
         Some(key(namespace, group))
     }
 
@@ -288,72 +326,36 @@ impl Networks {
             self.groups.iter().flat_map(|(ns, here)| here.iter().map(move |(name, shared)| (ns, name, &shared.group)));
         all.filter_map(|(ns, name, group)| self.authorization(ns, name, group))
     }
-
-    /// What is to be said on a policy.
-    pub(in crate::policies) fn events(&self, namespace: &str, name: &str) -> Vec<Event> {
-        let Some(policy) = self.policy(namespace, name) else { return Vec::new() };
-        let faulty = !policy.faults.is_empty();
-        let faults = faulty.then(|| Event { reason: "UnsupportedValue", message: policy.faults.to_string() });
-        let mut pods = self.pods.get(namespace).into_iter().flat_map(HashMap::values);
-        let egress = policy.egress && pods.any(|pod| pod.meshed && policy.selects(&pod.labels));
-        let egress = egress.then(|| Event { reason: "EgressOnOuterConnection", message: EGRESS.to_owned() });
-        faults.into_iter().chain(egress).collect()
-    }
-}
-
-/// What the owner of a policy with egress rules should know.
-const EGRESS: &str = "egress of meshed pods is enforced by the CNI on the outer connection only: to pods of the mesh that \
-                      is port 15008, so allow it to the peers that these rules allow";
-
-impl NetworkPolicy {
-    /// Whether it is for a pod. A selector that cannot be told selects: less is let in then.
-    fn selects(&self, labels: &Labels) -> bool {
-        self.selector.answer(|key| labels.get(key).map(|v| &**v)) != Answer::No
-    }
-
-    fn allowances(&self) -> impl Iterator<Item = &Allowance> {
-        self.ingress.iter().flat_map(|list| list.iter())
-    }
-
-    fn peers(&self) -> impl Iterator<Item = &super::Peer> {
-        self.allowances().flat_map(|a| match &a.from {
-            From::Anyone => &[][..],
-            From::Peers { pods, .. } => pods,
-        })
-    }
-}
-
-impl Ports {
-    fn named(&self) -> &[Arc<str>] {
-        match self {
-            Self::All => &[],
-            Self::Some { named, .. } => named,
-        }
-    }
-
-    /// The ports with numbers for their names; a name that a pod does not have is no port.
-    fn numbers(&self, known: &[(Arc<str>, Option<u16>)]) -> Option<Vec<(u16, u16)>> {
-        let Self::Some { ranges, named } = self else { return None };
-        let number = |name: &Arc<str>| known.iter().find(|(n, _)| n == name).and_then(|(_, port)| *port);
-        Some(ranges.iter().copied().chain(named.iter().filter_map(number).map(|p| (p, p))).collect())
-    }
 }
 
 impl Facts {
+    /// Whether policies are judged for it by a proxy. What a pod opens is judged before it is known to be in the mesh: it is
+    /// captured before that is said of it, its first connections may be tunnels already, and a tunnel is all that the
+    /// network plug-in sees then. What it takes comes in clear until then, and the plug-in judges it.
+    fn judged(&self, direction: Direction) -> bool {
+        match direction {
+            Direction::Egress => self.own,
+            Direction::Ingress => self.meshed,
+        }
+    }
+
     fn candidate<'a>(&'a self, namespace: &'a str, around: &'a Labels) -> Candidate<'a> {
-        Candidate { namespace, around, labels: &self.labels, addresses: &self.addresses }
+        let Self { labels, addresses, ports, ending, .. } = self;
+        Candidate { namespace, around, labels, addresses, ports, ending: *ending }
     }
 }
 
-impl std::convert::From<&Pod> for Facts {
+impl From<&Pod> for Facts {
     fn from(pod: &Pod) -> Self {
         let own = !pod.host_network && !pod.finished;
         Self {
             labels: pod.meta.labels.clone(),
             addresses: if own { pod.addresses.clone() } else { Box::default() },
             ports: pod.ports.clone(),
+            own,
             meshed: own && pod.enrolled,
-            group: None,
+            ending: pod.deleting,
+            groups: Groups::default(),
         }
     }
 }
@@ -361,32 +363,4 @@ impl std::convert::From<&Pod> for Facts {
 /// Labels of a namespace. One whose object has not come yet has at least its name.
 fn around(namespaces: &HashMap<Arc<str>, Labels>, name: &str) -> Labels {
     namespaces.get(name).cloned().unwrap_or_else(|| Labels::new([(NAMESPACE_NAME, name)]))
-}
-
-/// Longest list of names that is shown in the name of a resource; a longer one is told by its hash.
-const LONGEST: usize = 120;
-
-impl Group {
-    /// Name of the resource. It names the policies, so that whoever reads of a denial knows where to look.
-    fn name(&self) -> Arc<str> {
-        let number = |port: &Option<u16>| port.map_or_else(|| "none".to_owned(), |p| p.to_string());
-        let ports = self.ports.iter().map(|(name, port)| format!("{name}={}", number(port)));
-        let parts: Vec<String> = self.policies.iter().map(ToString::to_string).chain(ports).collect();
-        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.');
-        let names = self.policies.iter().chain(self.ports.iter().map(|(name, _)| name));
-        let text = parts.join("_");
-        if text.len() <= LONGEST && names.into_iter().all(|n| n.chars().all(plain)) {
-            return format!("{PREFIX}{text}").into();
-        }
-        format!("{PREFIX}_{:032x}", hash(&parts)).into()
-    }
-}
-
-/// FNV-1a of 128 bits, over the parts and their lengths. It is the same in every build and on every replica, and two sets of
-/// policies of one namespace do not meet by chance. Who makes them meet on purpose made both of them.
-fn hash(parts: &[String]) -> u128 {
-    const START: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
-    const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
-    let bytes = parts.iter().flat_map(|p| p.len().to_le_bytes().into_iter().chain(p.bytes()));
-    bytes.fold(START, |hash, byte| (hash ^ u128::from(byte)).wrapping_mul(PRIME))
 }

@@ -1,4 +1,4 @@
-//! Whom a reference of a route leads to (gateway-api.md 3.5).
+//! Whom a reference of a route or a policy leads to (gateway-api.md 3.5).
 //!
 //! For a route of a Service no ReferenceGrant is asked (GEP-1294), with one exception. A waypoint calls with its own identity,
 //! and what stands before a backend at its own waypoint is not asked again. Where a security policy governs the backend, a
@@ -12,6 +12,21 @@ use super::Port;
 use crate::object::route::{BackendReference, Route, RouteKind, Target};
 use crate::object::{Key, Kind, shown};
 use crate::world::State;
+
+/// Who names a backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Origin {
+    /// The route or the policy.
+    pub(super) key: Key,
+    /// It is spoken to in HTTP.
+    pub(super) http: bool,
+}
+
+impl From<&Route> for Origin {
+    fn from(route: &Route) -> Self {
+        Self { key: route.key(), http: matches!(route.kind, RouteKind::Grpc | RouteKind::Http) }
+    }
+}
 
 /// A backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,8 +45,9 @@ pub(super) struct Wrong {
 }
 
 impl State {
-    /// Whom a reference of a route that is attached to `parent` means.
-    pub(super) fn find(&self, route: &Route, to: &BackendReference, parent: &Key) -> Result<Found, Wrong> {
+    /// Whom a reference of somebody that is attached to `parent` means.
+    pub(super) fn find(&self, origin: &Origin, to: &BackendReference, parent: &Key) -> Result<Found, Wrong> {
+        let own = &origin.key.namespace;
         let wrong = |reason, what: String| Wrong { reason, message: format!("{}: {what}", to.field) };
         let not_found = |what: String| wrong("BackendNotFound", what);
         let (key, host) = match &to.target {
@@ -39,11 +55,11 @@ impl State {
                 return Err(wrong("InvalidKind", format!("{what} cannot be a backend; name a Service")));
             }
             Target::Host(host) => {
-                let key = self.seen_from(&route.meta.namespace, host);
+                let key = self.seen_from(own, host);
                 let missing = || not_found(format!("no Service and no ServiceEntry has the host name {}", shown(host)));
                 (key.ok_or_else(missing)?.clone(), host.clone())
             }
-            Target::Object(key) => (key.clone(), self.main_host(key, &route.meta.namespace).map_err(not_found)?),
+            Target::Object(key) => (key.clone(), self.main_host(key, own).map_err(not_found)?),
         };
         let ports = self.ports_of(&key);
         let number = match (to.port, &ports[..]) {
@@ -52,7 +68,7 @@ impl State {
             (None, [one]) if matches!(to.target, Target::Host(_)) => one.number,
             (None, _) => return Err(not_found(format!("there is no port; name one of {}", list(&ports)))),
         };
-        if &key != parent && !self.permitted(route, &key) {
+        if &key != parent && !self.permitted(&origin.key, &key) {
             let what = format!(
                 "a security policy governs {key}, and a way around it is not lent to another namespace; allow it by a \
                  ReferenceGrant in namespace {}",
@@ -60,12 +76,12 @@ impl State {
             );
             return Err(wrong("RefNotPermitted", what));
         }
-        self.checked(route, &key, &host, &ports, number).map_err(|(reason, what)| wrong(reason, what))
+        self.checked(origin, &key, &host, &ports, number).map_err(|(reason, what)| wrong(reason, what))
     }
 
     fn checked(
         &self,
-        route: &Route,
+        origin: &Origin,
         key: &Key,
         host: &str,
         ports: &[Port],
@@ -74,8 +90,7 @@ impl State {
         let Some(port) = ports.iter().find(|p| p.number == number) else {
             return Err(("BackendNotFound", format!("{key} has no port {number}, but {}", list(ports))));
         };
-        let http = matches!(route.kind, RouteKind::Grpc | RouteKind::Http);
-        if http && port.protocol == AppProtocol::Tls && !self.has_tls(key, host) {
+        if origin.http && port.protocol == AppProtocol::Tls && !self.has_tls(key, host, number) {
             let what = format!(
                 "port {number} of {key} takes TLS, and nobody says how to make it; attach a BackendTLSPolicy to it, or correct \
                  its appProtocol"
@@ -117,12 +132,10 @@ impl State {
         self.winner(namespace, host).or_else(|| self.canonical_of(host))
     }
 
-    fn permitted(&self, route: &Route, key: &Key) -> bool {
-        if route.meta.namespace == key.namespace || !self.governed(key) {
-            return true;
-        }
-        let route = route.key();
-        self.grants.within(&key.namespace).any(|g| g.allows(&route, key))
+    fn permitted(&self, who: &Key, key: &Key) -> bool {
+        who.namespace == key.namespace
+            || !self.governed(key)
+            || self.grants.within(&key.namespace).any(|g| g.allows(who, key))
     }
 }
 

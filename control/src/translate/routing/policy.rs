@@ -86,14 +86,14 @@ impl State {
     }
 
     /// What policies for a waypoint can be attached to.
-    fn gateway_targets(&self, gateway: &Name) -> Vec<Key> {
+    pub(super) fn gateway_targets(&self, gateway: &Name) -> Vec<Key> {
         let own = Key::new(Kind::Gateway, gateway.namespace.clone(), gateway.name.clone());
         let class = self.gateways.get(&gateway.namespace, &gateway.name).map(|g| g.class.clone());
         std::iter::once(own).chain(class.map(|c| Key::new(Kind::GatewayClass, "", c))).collect()
     }
 
     /// A policy for a class counts in the root namespace alone.
-    fn counts(&self, policy: &Key, target: &Key) -> bool {
+    pub(super) fn counts(&self, policy: &Key, target: &Key) -> bool {
         target.kind != Kind::GatewayClass || policy.namespace == self.settings.root_namespace
     }
 
@@ -104,6 +104,7 @@ impl State {
                 Kind::AuthorizationPolicy => self
                     .for_waypoint(policy)
                     .is_some_and(|p| !p.ready.dry_run && p.ready.action() != wire::AuthorizationAction::Audit),
+                Kind::RequestPolicy | Kind::Telemetry => false,
                 _ => true,
             }
     }
@@ -200,10 +201,12 @@ impl State {
                 Kind::AuthorizationPolicy => {
                     authorizations.extend(self.for_waypoint(policy).map(|p| self.authorization(p, follows)));
                 }
-                _ => {
+                Kind::RequestAuthentication => {
                     let request = self.requests.get(&policy.namespace, &policy.name);
                     authentications.extend(request.map(|r| self.authentication(r)));
                 }
+                // They are none of security.
+                _ => {}
             }
         }
         (authorizations, authentications)

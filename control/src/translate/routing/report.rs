@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use kubernetes::object::route as api;
 
-use super::backend::Wrong;
+use super::backend::{Origin, Wrong};
 use super::{Port, attached_ports, caller, fits, selects};
 use crate::object::backend_tls::Roots;
 use crate::object::request::KeySource;
 use crate::object::route::{Parent, Route};
-use crate::object::{BackendTlsPolicy, Faults, Key, Kind, RequestAuthentication, condition};
+use crate::object::{BackendTlsPolicy, Faults, Key, Kind, RequestAuthentication, condition, shown};
 use crate::translate::waypoint::{Binding, Refusal};
 use crate::world::{Condition, ParentStatus, State};
 
@@ -107,15 +107,9 @@ impl State {
     }
 
     fn resolved(&self, route: &Route, parent: &Key) -> Verdict {
-        let wrong: Vec<Wrong> = route.references().filter_map(|to| self.find(route, to, parent).err()).collect();
-        let Some(first) = wrong.first() else {
-            return (true, "ResolvedRefs", "every backend is there".to_owned());
-        };
-        let mut message = wrong.iter().take(SHOWN).map(|w| w.message.as_str()).collect::<Vec<_>>().join(". ");
-        if wrong.len() > SHOWN {
-            message += &format!(". And {} more", wrong.len() - SHOWN);
-        }
-        (false, first.reason, message)
+        let origin = Origin::from(route);
+        let wrong = route.references().filter_map(|to| self.find(&origin, to, parent).err());
+        wrongs(wrong.chain(self.missing_extensions(route)).collect(), "every backend is there")
     }
 
     /// What is said of a policy with targets; `None` without.
@@ -137,8 +131,7 @@ impl State {
                 (&made.targets, invalid, self.request_faults(made))
             }
         };
-        let (status, reason, message) = self.policy_verdict(policy, targets, invalid, &faults);
-        Some(Condition { kind: condition::WAYPOINT_ACCEPTED, status, reason, message })
+        Some(said(condition::WAYPOINT_ACCEPTED, self.policy_verdict(policy, targets, invalid, &faults)))
     }
 
     fn request_faults(&self, policy: &RequestAuthentication) -> Faults {
@@ -161,8 +154,15 @@ impl State {
         if let Some(reason) = invalid {
             return (false, "Invalid", joined(&format!("everything is refused: {reason}"), faults));
         }
-        let mut missing = Vec::new();
-        let mut unbound = Vec::new();
+        let secures = targets.iter().any(|t| self.secures(policy, t));
+        let then = if secures { ". Until then connections to what it governs are refused" } else { "" };
+        self.standing(policy, targets).verdict(targets.len(), then, faults, "the waypoint enforces it")
+    }
+
+    /// Which targets of a policy are not there, and which have no waypoint.
+    pub(super) fn standing(&self, policy: &Key, targets: &[Key]) -> Standing {
+        let mut standing = Standing::default();
+        let Standing { missing, unbound } = &mut standing;
         for target in targets {
             match target.kind {
                 Kind::Gateway => match self.gateways.get(&target.namespace, &target.name) {
@@ -178,6 +178,15 @@ impl State {
                     missing.push(format!("there is no {target}"));
                 }
                 Kind::GatewayClass => {}
+                Kind::GrpcRoute | Kind::HttpRoute => match self.layer7.routes.get(target) {
+                    None => missing.push(format!("there is no {target}")),
+                    Some(route) => {
+                        let parents = route.parents.iter().filter_map(|p| p.target.as_ref().ok());
+                        if !parents.into_iter().any(|p| matches!(self.binding_of(p), Ok(Some(_)))) {
+                            unbound.push(format!("{target} is attached to nothing that has a waypoint"));
+                        }
+                    }
+                },
                 _ if self.ports_of(target).is_empty() => {
                     missing.push(format!("there is no {target}, or it has no port"))
                 }
@@ -188,20 +197,7 @@ impl State {
                 },
             }
         }
-        let few = |all: &[String]| all.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(". ");
-        if !unbound.is_empty() {
-            let secures = targets.iter().any(|t| self.secures(policy, t));
-            let then = if secures { ". Until then connections to what it governs are refused" } else { "" };
-            return (false, "AncestorNotBound", format!("{}{then}", few(&unbound)));
-        }
-        if missing.len() == targets.len() {
-            let message = if missing.is_empty() { faults.to_string() } else { few(&missing) };
-            return (false, "TargetNotFound", message);
-        }
-        if !missing.is_empty() || !faults.is_empty() {
-            return (true, "PartiallyInvalid", joined(&few(&missing), faults));
-        }
-        (true, "Accepted", "the waypoint enforces it".to_owned())
+        standing
     }
 
     /// What is said of the targets of a BackendTLSPolicy.
@@ -222,6 +218,8 @@ impl State {
                 (false, "Conflicted", format!("an older policy is attached to {key} already"))
             } else if self.ports_of(key).is_empty() {
                 (false, "TargetNotFound", format!("there is no {key}"))
+            } else if let Some(name) = section.as_ref().filter(|s| !self.ports_of(key).iter().any(|p| p.name == **s)) {
+                (false, "TargetNotFound", format!("{key} has no port of the name {}", shown(name)))
             } else {
                 (true, "Accepted", "waypoints make TLS to its endpoints".to_owned())
             };
@@ -256,12 +254,50 @@ impl State {
     }
 }
 
-fn said(kind: &'static str, (status, reason, message): Verdict) -> Condition {
+/// How the targets of a policy stand.
+#[derive(Debug, Default)]
+pub(super) struct Standing {
+    /// Those that are not there.
+    pub(super) missing: Vec<String>,
+    /// Those that have no waypoint.
+    unbound: Vec<String>,
+}
+
+impl Standing {
+    /// What is said of the policy. `then`: what follows while a target has no waypoint; `done`: that all is well.
+    pub(super) fn verdict(self, targets: usize, then: &str, faults: &Faults, done: &str) -> Verdict {
+        let Self { missing, unbound } = self;
+        let few = |all: &[String]| all.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(". ");
+        if !unbound.is_empty() {
+            return (false, "AncestorNotBound", format!("{}{then}", few(&unbound)));
+        }
+        if missing.len() == targets {
+            let message = if missing.is_empty() { faults.to_string() } else { few(&missing) };
+            return (false, "TargetNotFound", message);
+        }
+        if !missing.is_empty() || !faults.is_empty() {
+            return (true, "PartiallyInvalid", joined(&few(&missing), faults));
+        }
+        (true, "Accepted", done.to_owned())
+    }
+}
+
+/// What is said of references, of which some are wrong.
+pub(super) fn wrongs(wrong: Vec<Wrong>, good: &str) -> Verdict {
+    let Some(first) = wrong.first() else { return (true, "ResolvedRefs", good.to_owned()) };
+    let mut message = wrong.iter().take(SHOWN).map(|w| w.message.as_str()).collect::<Vec<_>>().join(". ");
+    if wrong.len() > SHOWN {
+        message += &format!(". And {} more", wrong.len() - SHOWN);
+    }
+    (false, first.reason, message)
+}
+
+pub(super) fn said(kind: &'static str, (status, reason, message): Verdict) -> Condition {
     Condition { kind, status, reason, message }
 }
 
 /// A sentence, if there is one, and faults, if there are any.
-fn joined(sentence: &str, faults: &Faults) -> String {
+pub(super) fn joined(sentence: &str, faults: &Faults) -> String {
     let faults = faults.to_string();
     [sentence, &faults].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(". ")
 }

@@ -1,5 +1,6 @@
 //! BackendTLSPolicy: which one counts, and whose roots (gateway-api.md 7).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use proto::routing as wire;
@@ -19,7 +20,7 @@ impl State {
             names.iter().filter_map(|n| self.backend_tls.get(&n.namespace, &n.name)).collect();
         policies.sort_by_key(|p| (p.meta.created, p.meta.name.clone()));
         let ports = if policies.is_empty() { Vec::new() } else { self.ports_of(key) };
-        let mut whole = None;
+        let (mut whole, mut single) = (None, BTreeMap::new());
         for policy in policies {
             for (_, section) in policy.targets.iter().filter(|(target, _)| target == key) {
                 match section {
@@ -28,15 +29,18 @@ impl State {
                     Some(name) => {
                         for port in ports.iter().filter(|p| p.name == *name) {
                             let number = u32::from(port.number);
-                            traffic.port_tls.entry(number).or_insert_with(|| self.tls_of(policy));
+                            single.entry(number).or_insert_with(|| self.tls_of(policy));
                         }
                     }
                 }
             }
         }
+        // Whatever a DestinationRule says of ports, a policy for the whole service is before it.
         if whole.is_some() {
             traffic.tls = whole;
+            traffic.port_tls.clear();
         }
+        traffic.port_tls.extend(single);
     }
 
     /// Whether a policy is the one that counts for a target of it.

@@ -12,6 +12,10 @@ impl State {
     pub(super) fn traffic(&self, key: &Key, host: &str) -> Option<wire::Traffic> {
         let rule = self.destination_of(&key.namespace, host);
         let mut traffic = rule.map(|r| r.traffic.clone()).unwrap_or_default();
+        // A DestinationRule without `sni` means the name of its host.
+        for tls in traffic.tls.iter_mut().chain(traffic.port_tls.values_mut()).filter(|t| t.server_name.is_empty()) {
+            host.clone_into(&mut tls.server_name);
+        }
         self.add_tls(key, &mut traffic);
         (traffic != wire::Traffic::default()).then_some(traffic)
     }
@@ -37,8 +41,11 @@ impl State {
         placed.min_by(|a, b| (a.0, a.1, &a.2).cmp(&(b.0, b.1, &b.2))).map(|(_, _, _, rule)| rule)
     }
 
-    /// Whether TLS is made to a host.
-    pub(super) fn has_tls(&self, key: &Key, host: &str) -> bool {
-        self.traffic(key, host).is_some_and(|t| t.tls.is_some() || !t.port_tls.is_empty())
+    /// Whether TLS is made to a port of a host.
+    pub(super) fn has_tls(&self, key: &Key, host: &str, port: u16) -> bool {
+        self.traffic(key, host).is_some_and(|t| match t.port_tls.get(&port.into()) {
+            Some(own) => !own.off,
+            None => t.tls.is_some(),
+        })
     }
 }

@@ -215,6 +215,8 @@ fn workload(w: &Workload) -> String {
             }),
             list("in", w.services.iter().map(members)),
             list("under", &w.authorization_policies),
+            w.egress.as_ref().and_then(|e| list("out under", &e.policies)),
+            w.egress.as_ref().and_then(|e| list("but to", &e.exempt)),
             flag(w.health == Health::Unhealthy, "unhealthy"),
             said("locality", &format!("{region}/{zone}/{subzone}"), "//"),
             flag(w.network_mode == NetworkMode::HostNetwork, "host network"),
@@ -256,5 +258,6 @@ fn status(s: &Status) -> Vec<String> {
 /// Whether there is nothing of L7: then the tables of L4 do not want to read of it.
 fn dull(routed: &Routed) -> bool {
     let m = &routed.message;
-    m.tables.is_empty() && m.authorizations.is_empty() && m.authentications.is_empty() && m.traffic.is_none()
+    let bare = m.rate_limits.is_empty() && m.filters.is_empty() && m.telemetry.is_none() && m.traffic.is_none();
+    bare && m.tables.is_empty() && m.authorizations.is_empty() && m.authentications.is_empty()
 }

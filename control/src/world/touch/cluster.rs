@@ -9,7 +9,7 @@ impl Touch<Node> for World {
     fn touch(&mut self, key: &Key, step: &Step<Node>) {
         self.mark(Unit::Status(key.clone()));
         self.pod_cidrs_dirty |= differs(step, |n| n.pod_cidrs.clone());
-        if differs(step, |n| n.locality.clone()) {
+        if differs(step, |n| (n.locality.clone(), n.addresses.clone())) {
             let pods = self.state.pods_by_node.of(&key.name).to_vec();
             for pod in pods {
                 self.mark(Unit::Workloads(Key { kind: Kind::Pod, namespace: pod.namespace, name: pod.name }));

@@ -47,7 +47,7 @@ pub struct SectionTargetReference {
     /// Name.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
-    /// Name of a port of the Service; absent = every port.
+    /// Name of a part of it, such as a port of a Service or a rule of a route; absent = all of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub section_name: Option<String>,

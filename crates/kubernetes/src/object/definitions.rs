@@ -10,7 +10,8 @@ use kube::CustomResourceExt;
 
 use super::{
     AuthorizationPolicy, BackendTlsPolicy, DestinationRule, Gateway, GatewayClass, GrpcRoute, HttpRoute,
-    PeerAuthentication, ReferenceGrant, RequestAuthentication, ServiceEntry, TcpRoute, TlsRoute, WorkloadEntry,
+    PeerAuthentication, ReferenceGrant, RequestAuthentication, RequestPolicy, ServiceEntry, TcpRoute, Telemetry,
+    TlsRoute, WorkloadEntry,
 };
 
 /// Label of every object that Culvert made; nothing without it is ever removed.
@@ -42,6 +43,8 @@ pub fn crds() -> Vec<CustomResourceDefinition> {
         approved(also(ReferenceGrant::crd(), &["v1"])),
         approved(TcpRoute::crd()),
         approved(TlsRoute::crd()),
+        also(optional_spec(Telemetry::crd()), &["v1alpha1"]),
+        RequestPolicy::crd(),
     ];
     for definition in &mut all {
         let labels = definition.metadata.labels.get_or_insert_with(BTreeMap::new);

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use super::common::IstioStatus;
 pub use destination::{
     ClientTls, ConnectionPool, ConsistentHash, DestinationRule, DestinationRuleSpec, H2Upgrade, HashCookie,
-    HttpSettings, LoadBalancer, OutlierDetection, SimpleBalancer, Subset, TcpSettings, TlsMode, TrafficPolicy,
+    HttpSettings, LoadBalancer, OutlierDetection, PortNumber, PortSettings, SimpleBalancer, Subset, TcpSettings,
+    TlsMode, TrafficPolicy,
 };
 
 text! {

@@ -298,11 +298,65 @@ spec:
     outlierDetection: {consecutive5xxErrors: 1, consecutiveGatewayErrors: 2, interval: 3s, baseEjectionTime: 4s,
                        maxEjectionPercent: 5, minHealthPercent: 6, splitExternalLocalOriginErrors: true}
     tls: {mode: SIMPLE, sni: x, subjectAltNames: [a.example], caCertificates: /etc/x}
-    portLevelSettings: [{port: {number: 80}}]
+    portLevelSettings: [{port: {number: 80}, tls: {mode: DISABLE}, loadBalancer: {simple: RANDOM}}]
+    proxyProtocol: {version: V1}
 ",
     );
     let policy = rule.spec.traffic_policy.unwrap();
-    assert_eq!(policy.others.keys().collect::<Vec<_>>(), ["portLevelSettings"]);
+    assert_eq!(policy.others.keys().collect::<Vec<_>>(), ["proxyProtocol"]);
+    assert_eq!(policy.port_level_settings[0].port.number, 80);
+    assert_eq!(policy.port_level_settings[0].others.keys().collect::<Vec<_>>(), ["loadBalancer"]);
+}
+
+#[test]
+fn what_is_recorded_and_bounded_comes_back() {
+    let telemetry: Telemetry = round_trip(
+        "
+apiVersion: telemetry.istio.io/v1
+kind: Telemetry
+metadata: {name: cart, namespace: shop}
+spec:
+  targetRefs: [{group: '', kind: Service, name: cart}]
+  tracing:
+  - match: {mode: SERVER}
+    providers: [{name: otel}]
+    randomSamplingPercentage: 12.5
+    disableSpanReporting: false
+    customTags:
+      env: {literal: {value: prod}}
+      user: {header: {name: x-user, defaultValue: nobody}}
+      node: {environment: {name: NODE, defaultValue: n1}}
+      other: {formatter: {value: '%PROTOCOL%'}}
+    enableIstioTags: true
+    useRequestIdForTraceSampling: false
+    disableContextPropagation: false
+  metrics:
+  - providers: [{name: prometheus}]
+    overrides:
+    - {match: {metric: REQUEST_COUNT, mode: CLIENT}, disabled: true, tagOverrides: {response_code: {operation: REMOVE}}}
+    - {match: {customMetric: mine}, tagOverrides: {x: {operation: UPSERT, value: request.host}}}
+    reportingInterval: 5s
+  accessLogging:
+  - {match: {mode: CLIENT_AND_SERVER}, providers: [{name: envoy}], disabled: true, filter: {expression: response.code >= 400}}
+",
+    );
+    assert_eq!(telemetry.spec.tracing[0].random_sampling_percentage, Some(12.5));
+    let policy: RequestPolicy = round_trip(
+        "
+apiVersion: culvert.dev/v1alpha1
+kind: RequestPolicy
+metadata: {name: limits, namespace: shop}
+spec:
+  targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: r, sectionName: first}]
+  rateLimits: [{requests: 10, per: 1s, burst: 20, perIdentity: true}]
+  fault: {delay: {percent: 0.5, duration: 250ms}, abort: {percent: 1.5, status: 503}}
+  externalProcessing:
+  - {backendRef: {name: proc, namespace: tools, port: 9000}, timeout: 1s, failOpen: true, requestHeaders: true, responseHeaders: true}
+status:
+  conditions: [{type: Accepted, status: 'True', reason: Accepted, message: ok}]
+",
+    );
+    assert_eq!(policy.spec.rate_limits[0].requests, 10);
 }
 
 #[test]
@@ -374,13 +428,19 @@ fn definitions_are_ours_structural_and_as_users_know_them() {
             "referencegrants.gateway.networking.k8s.io",
             "tcproutes.gateway.networking.k8s.io",
             "tlsroutes.gateway.networking.k8s.io",
+            "telemetries.telemetry.istio.io",
+            "requestpolicies.culvert.dev",
         ]
     );
     for definition in &all {
         assert_eq!(definition.metadata.labels.as_ref().unwrap()[MANAGED_BY], MANAGED_BY_US);
         let stored = definition.spec.versions.iter().filter(|v| v.storage).map(|v| v.name.as_str());
         // As the Gateway API stores grants, so that its own definition can take over.
-        let version = if definition.spec.names.kind == "ReferenceGrant" { "v1beta1" } else { "v1" };
+        let version = match definition.spec.names.kind.as_str() {
+            "ReferenceGrant" => "v1beta1",
+            "RequestPolicy" => "v1alpha1",
+            _ => "v1",
+        };
         assert_eq!(stored.collect::<Vec<_>>(), [version]);
         for version in &definition.spec.versions {
             let schema = serde_json::to_value(version.schema.as_ref().unwrap()).unwrap();
@@ -388,7 +448,10 @@ fn definitions_are_ours_structural_and_as_users_know_them() {
         }
     }
     let short: Vec<_> = all.iter().flat_map(|d| d.spec.names.short_names.clone().unwrap_or_default()).collect();
-    assert_eq!(short, ["ap", "pa", "ra", "dr", "se", "we", "gc", "gtw", "btlspolicy", "refgrant"]);
+    assert_eq!(
+        short,
+        ["ap", "pa", "ra", "dr", "se", "we", "gc", "gtw", "btlspolicy", "refgrant", "telemetry", "reqpol"]
+    );
     // The API server refuses a definition of this group without the annotation.
     assert!(all[7].metadata.annotations.as_ref().unwrap()["api-approved.kubernetes.io"].starts_with("unapproved"));
     let action = serde_json::to_value(&all[0].spec.versions[0].schema).unwrap();

@@ -29,7 +29,7 @@ fn workload(plan: &Plan, pod: &PodPlan) -> Value {
     let services: Map<String, Value> =
         member_of.map(|s| (format!("{}/{}", s.namespace, s.hostname()), ports(&s.ports))).collect();
     let held = |key: &str| plan.spec.policies.iter().any(|policy| policy.key() == key);
-    json!({
+    let mut value = json!({
         "uid": pod.uid,
         "name": p.name,
         "namespace": p.namespace,
@@ -48,7 +48,14 @@ fn workload(plan: &Plan, pod: &PodPlan) -> Value {
         "services": services,
         // As in a cluster: a policy that was taken away is named by no workload. (One that is named and not held denies.)
         "authorizationPolicies": p.policies.iter().filter(|k| held(k)).collect::<Vec<_>>(),
-    })
+    });
+    // Our own key, which a stock proxy would not read.
+    if !p.egress.is_empty() {
+        let policies: Vec<&String> = p.egress.iter().filter(|k| held(k)).collect();
+        let node = plan.nodes.iter().find(|n| n.name == p.node);
+        value["egress"] = json!({ "policies": policies, "exempt": node.map(|n| &n.addresses) });
+    }
+    value
 }
 
 fn service(plan: &ServicePlan) -> Value {
@@ -86,7 +93,7 @@ mod tests {
 name: t
 ipv6: false
 nodes: [{name: n}]
-pods: [{name: web, node: n, namespace: a}, {name: cart, node: n, namespace: a, mesh: false, policies: [a/p]}]
+pods: [{name: web, node: n, namespace: a, egress: [a/p]}, {name: cart, node: n, namespace: a, mesh: false, policies: [a/p]}]
 services: [{name: cart, namespace: a, ports: {80: 8080}, pods: [cart]}]
 policies: [{name: p, namespace: a, scope: WorkloadSelector, action: Allow, rules: [[[{principals: [{Exact: x}, {Presence: []}]}]]]}]
 ";
@@ -94,6 +101,8 @@ policies: [{name: p, namespace: a, scope: WorkloadSelector, action: Allow, rules
         let value = document(&plan);
         assert_eq!(value["workloads"][0]["protocol"], "HBONE");
         assert_eq!(value["workloads"][1]["protocol"], "TCP");
+        assert_eq!(value["workloads"][0]["egress"], json!({"policies": ["a/p"], "exempt": ["10.99.0.11"]}));
+        assert_eq!(value["workloads"][1].get("egress"), None);
         assert_eq!(value["workloads"][1]["services"], json!({"a/cart.a.svc.cluster.local": {"80": 8080}}));
         assert_eq!(value["services"][0]["vips"], json!(["/10.96.0.10"]));
         let policy = &value["policies"][0];

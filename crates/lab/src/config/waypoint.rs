@@ -2,11 +2,11 @@
 
 use serde_json::json;
 
-use super::write;
+use super::{otlp, write};
 use crate::error::LabError;
 use crate::paths::Paths;
 use crate::plan::{Plan, PodPlan};
-use crate::programs::{CA_NAME, CA_PORT, CONTROL_NAME, CONTROL_PORT, collector_endpoint};
+use crate::programs::{CA_NAME, CA_PORT, CONTROL_NAME, CONTROL_PORT};
 
 /// The configuration of the waypoint in a pod.
 pub(crate) fn config(paths: &Paths, plan: &Plan, pod: &PodPlan) -> Result<(), LabError> {
@@ -31,8 +31,8 @@ pub(crate) fn config(paths: &Paths, plan: &Plan, pod: &PodPlan) -> Result<(), La
         "workers": plan.spec.workers,
         "log": { "level": plan.spec.log },
     });
-    if let Some(endpoint) = collector_endpoint(plan) {
-        value["otlp"] = json!({"endpoint": endpoint, "sampling": plan.spec.telemetry.sampling});
+    if let Some(otlp) = otlp(plan) {
+        value["otlp"] = otlp;
     }
     write(&paths.waypoint(name).join("waypoint.yaml"), &value)
 }

@@ -2,11 +2,11 @@
 
 use serde_json::json;
 
-use super::write;
+use super::{otlp, write};
 use crate::error::LabError;
 use crate::paths::Paths;
 use crate::plan::{NodePlan, Plan};
-use crate::programs::{CA_NAME, CA_PORT, collector_endpoint};
+use crate::programs::{CA_NAME, CA_PORT};
 use crate::spec::SameNode;
 
 /// The configuration of a generation of a node's ztunnel.
@@ -29,8 +29,8 @@ pub(crate) fn config(paths: &Paths, plan: &Plan, node: &NodePlan, generation: u3
         "ipv6": plan.spec.ipv6,
         "log": { "level": plan.spec.log },
     });
-    if let Some(endpoint) = collector_endpoint(plan) {
-        value["otlp"] = json!({"endpoint": endpoint, "sampling": plan.spec.telemetry.sampling});
+    if let Some(otlp) = otlp(plan) {
+        value["otlp"] = otlp;
     }
     if plan.spec.crl {
         value["crlFile"] = json!(paths.crl());

@@ -53,6 +53,11 @@ impl LocalRate {
         Ok(Self { bound, per_identity: rate.per_identity, state: Mutex::default() })
     }
 
+    /// Whether it bounds as another one does, whatever each has counted.
+    pub fn bounds_as(&self, other: &Self) -> bool {
+        (self.bound, self.per_identity) == (other.bound, other.per_identity)
+    }
+
     /// Takes a request of this caller at this time. `now` may go back by a little between workers.
     ///
     /// # Errors

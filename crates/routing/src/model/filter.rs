@@ -1,5 +1,6 @@
 //! What is done to requests and answers (gateway-api.md 3.3).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Backend, Invalid};
@@ -176,4 +177,6 @@ pub struct LocalRate {
     pub burst: u32,
     /// Each caller's identity has a bound of its own.
     pub per_identity: bool,
+    /// Bounds of one Service that have the same name count together; `None` = by itself.
+    pub name: Option<Arc<str>>,
 }

@@ -95,13 +95,7 @@ impl HttpRouter {
         let Some((route, prefix)) = found else {
             return Decision::Answer(Answer::new(Cause::NoRoute, request, None));
         };
-        match &route.invalid {
-            Some(reason) => {
-                let cause = Cause::RuleInvalid(reason.clone());
-                Decision::Answer(Answer::new(cause, request, Some(route.name.clone())))
-            }
-            None => Decision::Follow(Passage::new(route.clone(), prefix, request)),
-        }
+        route.decide(prefix, request)
     }
 
     fn find(&self, request: &RequestView<'_>) -> Option<Hit<'_>> {

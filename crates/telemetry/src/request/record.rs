@@ -2,15 +2,16 @@
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use mesh::{Identity, Outcome, Service, TraceContext, Workload};
 use rand::RngCore;
 
-use super::{Attempt, Flag, RequestFacts};
+use super::{Attempt, Flag, Recording, RequestFacts};
 use crate::counters::{Counters, Meter};
 use crate::facts::{Denial, DryRun};
 use crate::handle::{Telemetry, rbac};
@@ -30,7 +31,25 @@ pub struct RequestRecord {
     start: Instant,
     counters: Arc<Counters>,
     attempt: Option<Instant>,
-    pub(super) facts: Box<RequestFacts>,
+    pub(super) facts: Kept,
+}
+
+/// The facts, where the sinks can take them without a copy when they are complete. Until then nobody else has them.
+#[derive(Debug)]
+pub(super) struct Kept(Arc<RequestFacts>);
+
+impl Deref for Kept {
+    type Target = RequestFacts;
+
+    fn deref(&self) -> &RequestFacts {
+        &self.0
+    }
+}
+
+impl DerefMut for Kept {
+    fn deref_mut(&mut self) -> &mut RequestFacts {
+        Arc::make_mut(&mut self.0)
+    }
 }
 
 impl RequestRecord {
@@ -43,7 +62,7 @@ impl RequestRecord {
             None => header(&header::HOST),
         };
         let grpc = header(&header::CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"));
-        let facts = Box::new(RequestFacts {
+        let facts = RequestFacts {
             started: SystemTime::now(),
             duration: Duration::ZERO,
             version: head.version,
@@ -79,8 +98,10 @@ impl RequestRecord {
             allowed_by: None,
             denial: None,
             dry_run: Vec::new(),
-            unlogged: false,
-        });
+            recording: None,
+            tags: Vec::new(),
+        };
+        let facts = Kept(Arc::new(facts));
         let counters = Arc::new(Counters::new());
         let mut record = Self { telemetry: telemetry.clone(), start: Instant::now(), counters, attempt: None, facts };
         record.join(head);
@@ -99,8 +120,9 @@ impl RequestRecord {
     /// Decides anew whether the trace is recorded: a setting of the service, or a header. A client's own decision to
     /// record stays.
     pub fn sample(&mut self, share: f64) {
-        if let Some(trace) = &mut self.facts.trace
-            && self.facts.parent_span.is_none()
+        let facts = &mut *self.facts;
+        if let Some(trace) = &mut facts.trace
+            && facts.parent_span.is_none()
         {
             trace.sampled = crate::Sampler::Ratio(share).samples(None, trace.trace_id);
         }
@@ -202,9 +224,13 @@ impl RequestRecord {
         self.facts.grpc_status = Some(status);
     }
 
-    /// Leaves the request out of the access log.
-    pub fn unlogged(&mut self) {
-        self.facts.unlogged = true;
+    /// What is recorded of the request beside or in place of the usual. `headers` are those that tags may name; whether the
+    /// trace is recorded has to be decided before.
+    pub fn recording(&mut self, recording: &Arc<Recording>, headers: &HeaderMap) {
+        self.facts.recording = Some(recording.clone());
+        if self.facts.is_traced() {
+            self.facts.tags = recording.attributes(headers);
+        }
     }
 
     /// The rule by which policy allowed it.
@@ -241,6 +267,6 @@ impl Drop for RequestRecord {
         self.facts.duration = self.start.elapsed();
         self.facts.request_bytes = self.counters.to_destination();
         self.facts.response_bytes = self.counters.to_source();
-        self.telemetry.write_request(&self.facts);
+        self.telemetry.write_request(&self.facts.0);
     }
 }

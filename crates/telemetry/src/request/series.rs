@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use prometheus_client::collector::Collector;
@@ -10,8 +10,8 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 
-use super::RequestFacts;
 use super::labels::{RequestLabels, RequestLabelsRef};
+use super::{Metric, RequestFacts};
 use crate::interned::{Entry, Interned};
 use crate::spread::Spread;
 
@@ -53,6 +53,7 @@ pub(crate) struct RequestStore(pub(crate) Interned<Series>);
 pub(crate) struct Series {
     labels: RequestLabels,
     used: AtomicU64,
+    count: AtomicU64,
     duration: Histogram,
     request: Histogram,
     response: Histogram,
@@ -65,10 +66,25 @@ impl RequestStore {
 
     /// Counts a request that has ended.
     pub(crate) fn add(&self, facts: &RequestFacts, now: Instant) {
-        let series = self.0.get(facts.labels(), now);
-        series.duration.add(micros(facts.duration), &BOUNDS);
-        series.request.add(facts.request_bytes.saturating_mul(1_000), &BOUNDS);
-        series.response.add(facts.response_bytes.saturating_mul(1_000), &BOUNDS);
+        let counts = |metric| facts.recording.as_ref().is_none_or(|recording| recording.counts(metric));
+        let [count, duration, request, response] =
+            [Metric::Count, Metric::Duration, Metric::RequestSize, Metric::ResponseSize].map(counts);
+        if !(count || duration || request || response) {
+            return;
+        }
+        let series = self.0.get(facts.shown_labels(), now);
+        if count {
+            series.count.fetch_add(1, Ordering::Relaxed);
+        }
+        if duration {
+            series.duration.add(micros(facts.duration), &BOUNDS);
+        }
+        if request {
+            series.request.add(facts.request_bytes.saturating_mul(1_000), &BOUNDS);
+        }
+        if response {
+            series.response.add(facts.response_bytes.saturating_mul(1_000), &BOUNDS);
+        }
     }
 }
 
@@ -84,6 +100,7 @@ impl Entry for Series {
         Self {
             labels: labels.to_owned(),
             used: AtomicU64::new(0),
+            count: AtomicU64::new(0),
             duration: Histogram::default(),
             request: Histogram::default(),
             response: Histogram::default(),
@@ -121,9 +138,12 @@ impl Collector for RequestMetrics {
         }
         let help = "The total number of HTTP and gRPC requests";
         let mut metric = encoder.encode_descriptor("istio_requests", help, None, MetricType::Counter)?;
+        // What was never counted is not told: it is switched off.
         for series in &all {
-            let (_, count, _) = series.duration.read(&BOUNDS);
-            ConstCounter::new(count).encode(metric.encode_family(&series.labels)?)?;
+            let count = series.count.load(Ordering::Relaxed);
+            if count > 0 {
+                ConstCounter::new(count).encode(metric.encode_family(&series.labels)?)?;
+            }
         }
         let families: [(&str, &str, Part); 3] = [
             ("istio_request_duration_milliseconds", "Duration of requests in milliseconds", |s| &s.duration),
@@ -134,6 +154,9 @@ impl Collector for RequestMetrics {
             let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
             for series in &all {
                 let (sum, count, buckets) = of(series).read(&BOUNDS);
+                if count == 0 {
+                    continue;
+                }
                 let mut member = metric.encode_family(&series.labels)?;
                 member.encode_histogram::<RequestLabels>(sum, count, &buckets, None)?;
             }

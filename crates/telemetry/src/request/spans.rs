@@ -106,6 +106,7 @@ fn common(facts: &RequestFacts, out: &mut Vec<KeyValue>) {
 fn server(facts: &RequestFacts) -> Vec<KeyValue> {
     let mut out = Vec::with_capacity(40);
     common(facts, &mut out);
+    out.extend(facts.tags.iter().map(|(name, value)| KeyValue::new(name.to_string(), value.clone())));
     let mut text = |key: &'static str, value: &str| {
         if !value.is_empty() {
             out.push(KeyValue::new(key, value.to_owned()));

@@ -10,8 +10,8 @@ use mesh::service::{
     WeightedWaypoint,
 };
 use mesh::workload::{
-    AppTunnelProtocol, ApplicationTunnel, GatewayAddress, GatewayDestination, Health, Locality, NamespacedHostname,
-    NetworkMode, PortMap, TunnelProtocol, Workload, WorkloadType,
+    AppTunnelProtocol, ApplicationTunnel, Egress, GatewayAddress, GatewayDestination, Health, Locality,
+    NamespacedHostname, NetworkMode, PortMap, TunnelProtocol, Workload, WorkloadType,
 };
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -81,12 +81,14 @@ prop_compose! {
         health in select(vec![Health::Healthy, Health::Unhealthy]),
         network_mode in select(vec![NetworkMode::Standard, NetworkMode::HostNetwork]),
         (locality, capacity, extensions) in (locality(), any::<u32>(), vec(name(), 0..2)),
+        egress in option::of((vec(name(), 0..3), vec(ip(), 0..3))),
     ) -> Workload {
+        let egress = egress.map(|(policies, exempt)| Arc::new(Egress { policies, exempt }));
         Workload {
             uid, name, namespace, addresses, hostname, network, tunnel, trust_domain, service_account, waypoint,
             network_gateway, node, canonical_name, canonical_revision, workload_type, workload_name, native_tunnel,
             application_tunnel, services, authorization_policies, health, cluster_id, locality, network_mode, capacity,
-            extensions,
+            egress, extensions,
         }
     }
 }

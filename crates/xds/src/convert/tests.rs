@@ -174,3 +174,37 @@ fn aliases_are_addresses_with_their_network() {
     let s = wire::Service { hostname: "b".into(), addresses: vec![vip, block], ..Default::default() };
     assert_eq!(service_aliases(&service_from_wire(s).unwrap()), ["/10.0.0.0".into(), "/10.0.0.0/24".into()]);
 }
+
+#[test]
+fn what_a_workload_may_dial_is_understood_or_the_workload_is_refused() {
+    let extension = |name: &str, type_url: &str, value: Vec<u8>| wire::Extension {
+        name: name.into(),
+        config: Some(Any { type_url: type_url.into(), value }),
+    };
+    let egress = |policies: &[&str], exempt: Vec<Vec<u8>>| {
+        let policies = policies.iter().map(|p| (*p).to_owned()).collect();
+        let value = proto::egress::Egress { policies, exempt }.encode_to_vec();
+        extension(proto::EGRESS_EXTENSION, proto::EGRESS_TYPE, value)
+    };
+    let with = |extensions| wire::Workload { extensions, ..pod() };
+    let read = workload_from_wire(with(vec![
+        extension("other", "x", vec![0xff]),
+        egress(&["shop/a"], vec![vec![10, 0, 0, 9]]),
+        egress(&["shop/b"], Vec::new()),
+    ]))
+    .unwrap();
+    let found = read.egress.as_deref().unwrap();
+    assert_eq!(found.policies, ["shop/a".into(), "shop/b".into()], "all of several count");
+    assert_eq!(found.exempt, [std::net::IpAddr::from([10, 0, 0, 9])]);
+    assert_eq!(read.extensions, ["other".into()]);
+    assert_eq!(workload_from_wire(pod()).unwrap().egress, None);
+
+    let broken = |e| reason(with(vec![e]));
+    assert!(broken(egress(&[], vec![vec![1]])).contains("this one has 1"));
+    assert!(broken(extension(proto::EGRESS_EXTENSION, "x", Vec::new())).contains("holds a \"x\""));
+    assert!(
+        broken(extension(proto::EGRESS_EXTENSION, proto::EGRESS_TYPE, vec![0xff])).contains("not a readable message")
+    );
+    let empty = wire::Extension { name: proto::EGRESS_EXTENSION.into(), config: None };
+    assert_eq!(broken(empty), "extensions[culvert.dev/egress].config: missing");
+}

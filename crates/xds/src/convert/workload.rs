@@ -9,6 +9,7 @@ use proto::workload as wire;
 
 use super::Reason;
 use super::common::{extensions_to_wire, gateway, gateway_to_wire, ip, ip_bytes, known, port, ports, strings};
+use super::egress;
 use super::texts::Texts;
 
 /// Reads a workload. Empty trust domain, service account and cluster become their defaults.
@@ -66,7 +67,8 @@ pub(super) fn read(texts: &mut Texts, w: wire::Workload) -> Result<Workload, Rea
             subzone: texts.shared(&l.subzone),
         }),
         capacity: w.capacity.unwrap_or(1),
-        extensions: w.extensions.iter().map(|e| texts.shared(&e.name)).collect(),
+        egress: egress::read(texts, &w.extensions)?,
+        extensions: w.extensions.iter().filter(|e| !egress::is(e)).map(|e| texts.shared(&e.name)).collect(),
     })
 }
 
@@ -107,7 +109,7 @@ pub fn workload_to_wire(w: &Workload) -> wire::Workload {
             NetworkMode::HostNetwork => wire::NetworkMode::HostNetwork,
             NetworkMode::Standard => wire::NetworkMode::Standard,
         } as i32,
-        extensions: extensions_to_wire(&w.extensions),
+        extensions: egress::write(w.egress.as_deref()).chain(extensions_to_wire(&w.extensions)).collect(),
         // Unset stands for 1.
         capacity: (w.capacity != 1).then_some(w.capacity),
     }

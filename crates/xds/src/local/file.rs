@@ -73,6 +73,9 @@ pub struct Workload {
     /// Selector policies by `namespace/name`.
     #[serde(default)]
     pub authorization_policies: Vec<String>,
+    /// What it may dial. Our own key: a stock proxy does not read a file that has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Egress>,
     /// Whether it wants traffic.
     #[serde(default)]
     pub status: Status,
@@ -167,6 +170,17 @@ pub enum AppTunnelProtocol {
     NONE,
     /// PROXY protocol header.
     PROXY,
+}
+
+/// What judges the connections that a workload opens.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Egress {
+    /// DENY policies of scope WorkloadSelector by `namespace/name`; they judge by address and port of the destination.
+    pub policies: Vec<String>,
+    /// Addresses that they have no say about.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exempt: Vec<String>,
 }
 
 /// Region, zone, subzone.

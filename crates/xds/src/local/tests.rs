@@ -1,7 +1,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use mesh::workload::{Health, TunnelProtocol};
+use mesh::workload::{Egress, Health, TunnelProtocol};
 use proptest::prelude::*;
 use tokio::time::timeout;
 
@@ -116,11 +116,13 @@ workloads:
   - {name: a, namespace: s, workloadIps: [10.0.0.1, nonsense], services: {"x": {80: 80}, "s/y": {0: 80}}, authorizationPolicies: [s/none, s/all]}
   - {name: a, namespace: s, workloadIps: [10.0.0.1], services: {}, waypoint: {destination: 10.0.0.1, hboneMtlsPort: 0}}
   - {namespace: "", workloadIps: [], services: {}, workloadType: ReplicaSet}
+  - {name: e, namespace: s, workloadIps: [10.0.0.2], services: {}, egress: {policies: [s/gone, s/all, s/let], exempt: [here]}}
 services:
   - {name: y, namespace: s, hostname: y, vips: [10.0.0.9, /10.0.0.8, /10.0.0.8], ports: {0: 1}, endpoints: {e: {workloadUid: u}}}
   - {name: y, namespace: s, hostname: y, vips: [], ports: {}, cidrVips: [{network: "", cidr: 1.2.3.4/40}]}
 policies:
   - {name: all, namespace: s, scope: Namespace, action: Deny, dryRun: false, rules: [[[{}]]]}
+  - {name: let, namespace: s, scope: WorkloadSelector, action: Allow, dryRun: false, rules: []}
   - {name: all, namespace: s, scope: Namespace, action: Deny, dryRun: false, rules: [[[{sourceIps: [bad]}]]]}
 "#,
     );
@@ -130,6 +132,10 @@ policies:
         "0 is not a port; use 1 to 65535",
         "policy \"s/none\" is not in the file",
         "policy \"s/all\" has another scope",
+        "workloads[3].egress.policies[0]: policy \"s/gone\" is not in the file",
+        "workloads[3].egress.policies[1]: policy \"s/all\" has another scope",
+        "workloads[3].egress.policies[2]: policy \"s/let\" is no DENY policy",
+        "workloads[3].egress.exempt[0]: \"here\" is not an IP address",
         "is also that of workloads[0]",
         "10.0.0.1 is also an address of",
         "\"10.0.0.1\" is neither an address nor a service",
@@ -177,6 +183,7 @@ proptest! {
         w.extensions.clear();
         w.services.clear();
         w.authorization_policies.clear();
+        w.egress = w.egress.map(|e| std::sync::Arc::new(Egress { policies: Vec::new(), ..(*e).clone() }));
         w.namespace = format!("n{}", w.namespace).into();
         w.hostname = format!("n{}", w.hostname).into();
         let mut seen = std::collections::HashSet::new();

@@ -5,9 +5,9 @@ use mesh::service as model_service;
 use mesh::workload as model;
 
 use super::file::{
-    AppTunnel, AppTunnelProtocol, CidrVip, File, Gateway, HealthPolicy, IpFamilies, LoadBalancer, LoadBalancerMode,
-    Locality, Match, NetworkMode, Policy, PolicyAction, PolicyScope, Protocol, RoutingScope, Service, ServiceAccount,
-    Status, StringMatch, Visibility, Weighted, Workload,
+    AppTunnel, AppTunnelProtocol, CidrVip, Egress, File, Gateway, HealthPolicy, IpFamilies, LoadBalancer,
+    LoadBalancerMode, Locality, Match, NetworkMode, Policy, PolicyAction, PolicyScope, Protocol, RoutingScope, Service,
+    ServiceAccount, Status, StringMatch, Visibility, Weighted, Workload,
 };
 use super::world::World;
 use super::yaml;
@@ -62,6 +62,7 @@ impl From<&model::Workload> for Workload {
             }),
             native_tunnel: w.native_tunnel,
             authorization_policies: texts(&w.authorization_policies),
+            egress: w.egress.as_ref().map(|e| Egress { policies: texts(&e.policies), exempt: texts(&e.exempt) }),
             status: match w.health {
                 model::Health::Healthy => Status::Healthy,
                 model::Health::Unhealthy => Status::Unhealthy,

@@ -18,7 +18,8 @@ pub(crate) fn objects(service: &str, texts: &[&str]) -> Vec<Value> {
         .collect()
 }
 
-/// `HTTPRoute {rules}`, `GRPCRoute {rules}`, `consumer HTTPRoute {rules}`, or an object with its `kind`.
+/// `HTTPRoute {rules}`, `GRPCRoute {rules}`, `consumer HTTPRoute {rules}`, or an object with its `kind`, which is attached to the
+/// service unless it says otherwise.
 fn object(name: &str, text: &str) -> Value {
     let service = name.rsplit_once('-').map_or(name, |(service, _)| service);
     let (words, body) = text.split_once('{').expect("a body");
@@ -40,8 +41,14 @@ fn object(name: &str, text: &str) -> Value {
             "gateway.networking.k8s.io/v1"
         }
         _ => {
-            spec["targetRefs"] = json!([{"group": "", "kind": "Service", "name": service}]);
-            "security.istio.io/v1"
+            if spec.get("targetRefs").is_none() {
+                spec["targetRefs"] = json!([{"group": "", "kind": "Service", "name": service}]);
+            }
+            match kind {
+                "RequestPolicy" => "culvert.dev/v1alpha1",
+                "Telemetry" => "telemetry.istio.io/v1",
+                _ => "security.istio.io/v1",
+            }
         }
     };
     json!({"apiVersion": version, "kind": kind, "metadata": {"name": name, "namespace": namespace}, "spec": spec})

@@ -16,6 +16,12 @@ pub(super) fn lines(of: &Routed) -> Vec<String> {
     if !m.follows.is_empty() {
         all.push(format!("  follows {}", m.follows.join(" ")));
     }
+    for limit in &m.rate_limits {
+        let bound = limit.rate.as_ref().map(|r| format!(" {}", bound(r))).unwrap_or_default();
+        all.push(format!("  limit {}/{}{}{bound}", limit.namespace, limit.name, invalid(limit.invalid.as_ref())));
+    }
+    all.extend(m.filters.iter().map(|f| format!("  every request {}", filter(f))));
+    all.extend(m.telemetry.as_ref().map(|t| format!("  records{}", recorded(t))));
     all.extend(m.tables.iter().flat_map(table));
     all.extend(m.authorizations.iter().map(authorization));
     for a in &m.authentications {
@@ -144,8 +150,55 @@ fn filter(of: &wire::Filter) -> String {
         Kind::Cors(c) => format!("<cors {} {}>", c.allow_origins.join(" "), c.max_age),
         Kind::ExternalAuth(a) => format!("<ask {}>", backend(a.backend.as_ref().unwrap())),
         Kind::Invalid(i) => format!("<INVALID ({})>", i.reason),
-        other => format!("<{other:?}>"),
+        Kind::LocalRate(r) => format!("<limit {}>", bound(r)),
+        Kind::Fault(f) => format!(
+            "<fault {} of a million {} and {} {}>",
+            f.delay_share,
+            time(f.delay.as_ref()),
+            f.abort_share,
+            f.abort_status
+        ),
+        Kind::ExternalProcessing(p) => format!(
+            "<process {}{}{}{}{}>",
+            backend(p.backend.as_ref().unwrap()),
+            p.timeout.as_ref().map(|t| format!(" in {}", time(Some(t)))).unwrap_or_default(),
+            if p.fail_open { " open" } else { "" },
+            if p.request_headers { " requests" } else { "" },
+            if p.response_headers { " answers" } else { "" },
+        ),
     }
+}
+
+fn time(of: Option<&prost_types::Duration>) -> String {
+    of.map(|t| format!("{}.{:03}s", t.seconds, t.nanos / 1_000_000)).unwrap_or_default()
+}
+
+fn bound(of: &wire::LocalRate) -> String {
+    let burst = if of.burst == 0 { String::new() } else { format!(" at once {}", of.burst) };
+    let each = if of.per_identity { " each" } else { "" };
+    let name = if of.name.is_empty() { String::new() } else { format!(" as {}", of.name) };
+    format!("{} in {}{burst}{each}{name}", of.requests, time(of.per.as_ref()))
+}
+
+fn recorded(of: &wire::Telemetry) -> String {
+    use wire::span_tag::Value;
+    let mut text = of.sampling.map(|s| format!(" sampling {s}")).unwrap_or_default();
+    for (word, set) in [("no log", of.no_access_log), ("no spans", of.no_spans)] {
+        if set {
+            write!(text, " {word}").unwrap();
+        }
+    }
+    for tag in &of.span_tags {
+        match tag.value.as_ref().unwrap() {
+            Value::Literal(value) => write!(text, " tag {}={value}", tag.name).unwrap(),
+            Value::Header(name) => write!(text, " tag {} of {name} else {:?}", tag.name, tag.default_value).unwrap(),
+        }
+    }
+    for metric in of.no_metrics() {
+        write!(text, " without {metric:?}").unwrap();
+    }
+    of.no_labels.iter().for_each(|label| write!(text, " without {label}").unwrap());
+    text
 }
 
 fn path(of: Option<&wire::PathChange>) -> String {
@@ -180,7 +233,11 @@ fn jwt(of: &wire::JwtRule) -> String {
 
 fn traffic(of: &wire::Traffic) -> String {
     let tls = of.tls.as_ref().map(|t| format!(" tls {}{}", t.server_name, invalid(t.invalid.as_ref())));
-    let ports: Vec<String> = of.port_tls.iter().map(|(p, t)| format!(" {p} tls {}", t.server_name)).collect();
+    let port = |(number, tls): (&u32, &wire::BackendTls)| match tls.off {
+        true => format!(" {number} clear"),
+        false => format!(" {number} tls {}{}", tls.server_name, invalid(tls.invalid.as_ref())),
+    };
+    let ports: Vec<String> = of.port_tls.iter().map(port).collect();
     let outliers = of.outliers.as_ref().map(|o| format!(" outliers {}", o.consecutive_5xx));
     format!(
         "{:?} connections {} requests {}{}{}{}",

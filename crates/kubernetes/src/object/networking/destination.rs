@@ -72,10 +72,38 @@ pub struct TrafficPolicy {
     /// TLS to them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<ClientTls>,
+    /// What is otherwise on single ports.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub port_level_settings: Vec<PortSettings>,
     /// What else is there.
     #[serde(flatten)]
     #[schemars(skip)]
     pub others: BTreeMap<String, Value>,
+}
+
+/// How endpoints are treated on one port. Nothing of what holds for the others holds for it (Istio's `portLevelSettings`).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+#[schemars(extend("x-kubernetes-preserve-unknown-fields" = true))]
+pub struct PortSettings {
+    /// Which port.
+    pub port: PortNumber,
+    /// TLS to them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ClientTls>,
+    /// What else is there.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub others: BTreeMap<String, Value>,
+}
+
+/// A port of a service.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+#[schemars(extend("x-kubernetes-preserve-unknown-fields" = true))]
+pub struct PortNumber {
+    /// Its number.
+    pub number: i64,
 }
 
 text! {

@@ -35,36 +35,6 @@ pub struct ParentReference {
     pub port: Option<i64>,
 }
 
-/// Where requests go, and how large its share is.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-#[schemars(extend("required" = ["name"]))]
-pub struct BackendReference {
-    /// API group; absent = the core group.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 253))]
-    pub group: Option<String>,
-    /// Kind; absent = Service.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 63))]
-    pub kind: Option<String>,
-    /// Name.
-    #[schemars(length(min = 1, max = 253))]
-    pub name: String,
-    /// Namespace; absent = the route's own.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 63))]
-    pub namespace: Option<String>,
-    /// Port of the Service.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 65535))]
-    pub port: Option<i64>,
-    /// Share of the requests; absent = 1.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 1_000_000))]
-    pub weight: Option<i64>,
-}
-
 /// A backend without a share.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
@@ -91,17 +61,17 @@ pub struct BackendObjectReference {
     pub port: Option<i64>,
 }
 
-impl From<&BackendObjectReference> for BackendReference {
-    fn from(of: &BackendObjectReference) -> Self {
-        Self {
-            group: of.group.clone(),
-            kind: of.kind.clone(),
-            name: of.name.clone(),
-            namespace: of.namespace.clone(),
-            port: of.port,
-            weight: None,
-        }
-    }
+/// Where requests go, and how large its share is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct BackendReference {
+    /// Where.
+    #[serde(flatten)]
+    pub to: BackendObjectReference,
+    /// Share of the requests; absent = 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1_000_000))]
+    pub weight: Option<i64>,
 }
 
 /// An object of the same namespace.

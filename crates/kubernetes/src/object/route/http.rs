@@ -4,7 +4,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::common::{ParentReference, RouteStatus, SessionPersistence};
+use super::common::{BackendReference, ParentReference, RouteStatus, SessionPersistence};
 use super::filter::Filter;
 
 /// How HTTP requests are routed.
@@ -146,31 +146,10 @@ pub struct HeaderMatch {
 /// Where requests go, how large its share is, and what is done to them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
-#[schemars(extend("required" = ["name"]))]
 pub struct HttpBackendReference {
-    /// API group; absent = the core group.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 253))]
-    pub group: Option<String>,
-    /// Kind; absent = Service.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 63))]
-    pub kind: Option<String>,
-    /// Name.
-    #[schemars(length(min = 1, max = 253))]
-    pub name: String,
-    /// Namespace; absent = the route's own.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 63))]
-    pub namespace: Option<String>,
-    /// Port of the Service.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 65535))]
-    pub port: Option<i64>,
-    /// Share of the requests; absent = 1.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 1_000_000))]
-    pub weight: Option<i64>,
+    /// Where, and how large its share is.
+    #[serde(flatten)]
+    pub to: BackendReference,
     /// What is done to requests that go here, after the filters of the rule.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]

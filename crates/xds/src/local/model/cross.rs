@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use mesh::authz::Scope;
+use mesh::authz::{Action, Authorization, Scope};
 use mesh::workload::{NetworkMode, TunnelProtocol, Workload};
 use mesh::{NetworkAddress, Service};
 
@@ -80,27 +80,43 @@ fn unique_services(world: &World, at: &mut At<'_>) {
 }
 
 fn policies(world: &World, at: &mut At<'_>) {
-    let mut keys: HashMap<String, (usize, Scope)> = HashMap::new();
+    let mut keys: HashMap<String, (usize, &Authorization)> = HashMap::new();
     for (i, p) in world.policies.iter().enumerate() {
-        if let Some((first, _)) = keys.insert(p.key(), (i, p.scope)) {
+        if let Some((first, _)) = keys.insert(p.key(), (i, p)) {
             at.at("policies").at(i).mistake(format!("{} is also policies[{first}]", p.key()), "keep one of them");
         }
     }
     for (i, w) in world.workloads.iter().enumerate() {
+        let mut at = at.at("workloads");
+        let mut at = at.at(i);
         for (j, name) in w.authorization_policies.iter().enumerate() {
-            let mut at = at.at("workloads");
-            let mut at = at.at(i);
-            let mut at = at.at("authorizationPolicies");
+            named(keys.get(&**name).map(|(_, p)| *p), name, &mut at.at("authorizationPolicies").at(j));
+        }
+        for (j, name) in w.egress.iter().flat_map(|e| &e.policies).enumerate() {
+            let found = keys.get(&**name).map(|(_, p)| *p);
+            let mut at = at.at("egress");
+            let mut at = at.at("policies");
             let mut at = at.at(j);
-            match keys.get(&**name) {
-                None => at.mistake(format!("policy {name:?} is not in the file"), "add it, or remove its name here"),
-                Some((_, Scope::WorkloadSelector)) => {}
-                Some(_) => at.mistake(
-                    format!("policy {name:?} has another scope than WorkloadSelector"),
-                    "change its scope, or remove its name here",
-                ),
+            named(found, name, &mut at);
+            if found.is_some_and(|p| p.action != Action::Deny) {
+                at.mistake(
+                    format!("policy {name:?} is no DENY policy"),
+                    "write it as a DENY of what the workload may not dial",
+                );
             }
         }
+    }
+}
+
+/// A policy that a workload names.
+fn named(found: Option<&Authorization>, name: &str, at: &mut At<'_>) {
+    match found.map(|p| p.scope) {
+        None => at.mistake(format!("policy {name:?} is not in the file"), "add it, or remove its name here"),
+        Some(Scope::WorkloadSelector) => {}
+        Some(_) => at.mistake(
+            format!("policy {name:?} has another scope than WorkloadSelector"),
+            "change its scope, or remove its name here",
+        ),
     }
 }
 

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use mesh::addr::canonical;
 use mesh::workload::{
-    AppTunnelProtocol, ApplicationTunnel, DEFAULT_CLUSTER, Health, Locality, NetworkMode, PortMap, TunnelProtocol,
-    Workload, WorkloadType,
+    AppTunnelProtocol, ApplicationTunnel, DEFAULT_CLUSTER, Egress, Health, Locality, NetworkMode, PortMap,
+    TunnelProtocol, Workload, WorkloadType,
 };
 
 use super::super::file;
@@ -25,7 +25,7 @@ pub(super) fn workload(w: &file::Workload, at: &mut At<'_>) -> Workload {
         uid: uid(w),
         name: w.name.as_str().into(),
         namespace: w.namespace.as_str().into(),
-        addresses: addresses(w, at),
+        addresses: addresses("workloadIps", &w.workload_ips, at),
         hostname: w.hostname.as_str().into(),
         network: w.network.as_str().into(),
         tunnel: match w.protocol {
@@ -45,6 +45,7 @@ pub(super) fn workload(w: &file::Workload, at: &mut At<'_>) -> Workload {
         application_tunnel: w.application_tunnel.as_ref().map(|t| application_tunnel(t, at)),
         services: services(w, at),
         authorization_policies: w.authorization_policies.iter().map(|p| p.as_str().into()).collect(),
+        egress: w.egress.as_ref().map(|e| Arc::new(egress(e, &mut at.at("egress")))),
         health: health(w.status),
         cluster_id: w.cluster_id.as_str().into(),
         locality: Locality {
@@ -77,15 +78,19 @@ fn uid(w: &file::Workload) -> Arc<str> {
     format!("{cluster}//Pod/{}/{}", w.namespace, w.name).into()
 }
 
-fn addresses(w: &file::Workload, at: &mut At<'_>) -> Vec<IpAddr> {
+fn egress(e: &file::Egress, at: &mut At<'_>) -> Egress {
+    let policies = e.policies.iter().map(|p| p.as_str().into()).collect();
+    Egress { policies, exempt: addresses("exempt", &e.exempt, at) }
+}
+
+fn addresses(key: &str, texts: &[String], at: &mut At<'_>) -> Vec<IpAddr> {
     let mut made = Vec::new();
-    for (i, text) in w.workload_ips.iter().enumerate() {
+    for (i, text) in texts.iter().enumerate() {
         match text.parse() {
             Ok(ip) => made.push(canonical(ip)),
-            Err(_) => at
-                .at("workloadIps")
-                .at(i)
-                .mistake(format!("{text:?} is not an IP address"), "write it as 10.0.0.1 or fd00::1"),
+            Err(_) => {
+                at.at(key).at(i).mistake(format!("{text:?} is not an IP address"), "write it as 10.0.0.1 or fd00::1")
+            }
         }
     }
     made
