@@ -77,7 +77,7 @@ test-cluster: ## tests on such a cluster (root)
 test-cluster-long: ## pods that come and go for two minutes, one a second, while they are called (root)
 	@CULVERT_CHURN=120 hack/cluster-test.sh addresses_that_change_hands
 
-test-interop: ## our proxy under a real istiod; Istio's beside ours (CULVERT_STOCK_ZTUNNEL=binary); on such a cluster (root)
+test-interop: ## our proxy under a real istiod, with our agent and with istio-cni; Istio's beside ours (CULVERT_STOCK_ZTUNNEL=binary) (root)
 	@hack/interop-test.sh
 
 conformance: ## the Gateway API's own conformance suite for a mesh, on such a cluster (root; RUN=MeshBasic for one test)

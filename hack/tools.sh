@@ -16,8 +16,10 @@ module() {
     helm) echo helm.sh/helm/v3/cmd/helm v3.19.2 ;;
     istiod) echo istio.io/istio/pilot/cmd/pilot-discovery $istio ;;
     istioctl) echo istio.io/istio/istioctl/cmd/istioctl $istio ;;
+    install-cni) echo istio.io/istio/cni/cmd/install-cni $istio ;;
+    istio-cni) echo istio.io/istio/cni/cmd/istio-cni $istio ;;
     kubeconform) echo github.com/yannh/kubeconform/cmd/kubeconform v0.7.0 ;;
-    *) die "no tool is called $1; there are helm, istiod, istioctl, istio-module, kubeconform, conformance, echo-advanced, peers" ;;
+    *) die "no tool is called $1; there are helm, istiod, istioctl, install-cni, istio-cni, istio-module, kubeconform, conformance, echo-advanced, peers" ;;
     esac
 }
 

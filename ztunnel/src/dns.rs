@@ -64,9 +64,13 @@ enum Way {
 pub(crate) enum StartError {
     #[error(transparent)]
     Settings(#[from] ::dns::SettingsError),
-    #[error("{RESOLV_CONF}: {0}; captured pods' look-ups would end nowhere")]
+    #[error(
+        "{RESOLV_CONF}: {0}; captured pods' look-ups would end nowhere (DNS_CAPTURE=false if nothing redirects them)"
+    )]
     Read(#[source] io::Error),
-    #[error("{RESOLV_CONF} names no server; captured pods' look-ups would end nowhere")]
+    #[error(
+        "{RESOLV_CONF} names no server; captured pods' look-ups would end nowhere (DNS_CAPTURE=false if nothing redirects them)"
+    )]
     NoServer,
 }
 

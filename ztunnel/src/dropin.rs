@@ -141,7 +141,8 @@ fn otel(reader: &mut Reader<'_>) -> Option<TracingConfig> {
 }
 
 fn dns(reader: &mut Reader<'_>) -> Dns {
-    // Istio's proxy looks for the flag in the node's metadata too.
+    // Istio's proxy looks for the flag in the node's metadata too. On by default, as there: Istio's node agent redirects look-ups
+    // unless told otherwise and its chart says nothing to the proxy, and redirected they must end somewhere.
     let [own, metadata] = ["DNS_CAPTURE", "ISTIO_META_DNS_CAPTURE"].map(|name| reader.flag(name));
     let here = ["localhost:15053", "127.0.0.1:15053", "[::1]:15053"];
     reader.parsed("DNS_PROXY_ADDR", "leave it out: Istio's capture rules lead to localhost:15053", |text| {
@@ -149,7 +150,7 @@ fn dns(reader: &mut Reader<'_>) -> Dns {
     });
     let standard = Dns::default();
     let mut made = Dns {
-        enabled: own.or(metadata).unwrap_or(false),
+        enabled: own.or(metadata).unwrap_or(true),
         cluster_domain: reader.text("CLUSTER_DOMAIN").unwrap_or(standard.cluster_domain.clone()),
         preferred_service_namespace: reader.text("PREFERED_SERVICE_NAMESPACE"),
     };

@@ -61,6 +61,7 @@ fn the_charts_environment_is_a_whole_configuration() {
         ("/ipv6", json!(true)),
         ("/log", json!({"level": "info", "format": "text", "policyInfo": false})),
         ("/crlFile", json!(null)),
+        ("/dns/enabled", json!(true)),
     ] {
         assert_eq!(value.pointer(place), Some(&wanted), "{place} in {value:#}");
     }
@@ -108,7 +109,8 @@ fn each_variable_reaches_its_place() {
         ("DNS_CAPTURE", "true", "/dns/enabled", json!(true)),
         ("DNS_CAPTURE", "false", "/dns/enabled", json!(false)),
         ("ISTIO_META_DNS_CAPTURE", "true", "/dns/enabled", json!(true)),
-        ("DNS_PROXY_ADDR", "localhost:15053", "/dns/enabled", json!(false)),
+        ("ISTIO_META_DNS_CAPTURE", "false", "/dns/enabled", json!(false)),
+        ("DNS_PROXY_ADDR", "localhost:15053", "/dns/enabled", json!(true)),
         ("CLUSTER_DOMAIN", "example.test", "/dns/clusterDomain", json!("example.test")),
         ("PREFERED_SERVICE_NAMESPACE", "first", "/dns/preferredServiceNamespace", json!("first")),
         ("PROXY_CONFIG", "statsPort: 1\nholdApplicationUntilProxyStarts: true", "/metrics", json!("[::]:1")),

@@ -86,6 +86,25 @@ fn keep(uid: &str) -> Payload {
     Payload::Keep(KeepWorkload { uid: uid.into() })
 }
 
+/// Both ends here are ours: only the bytes themselves tell whether Istio's ends read them.
+#[test]
+fn the_bytes_are_those_of_istios_programs() {
+    let request = |payload| WorkloadRequest { payload: Some(payload) }.encode_to_vec();
+    let answer =
+        |error: &str| WorkloadResponse { payload: Some(Answer::Ack(WireAck { error: error.into() })) }.encode_to_vec();
+    for (made, bytes) in [
+        (ZdsHello { version: Version::V1 as i32 }.encode_to_vec(), &b"\x08\x01"[..]),
+        (request(add("u1")), b"\x0a\x15\x0a\x02u1\x12\x0f\x0a\x03web\x12\x04shop\x1a\x02sa"),
+        (request(keep("u1")), b"\x2a\x04\x0a\x02u1"),
+        (request(Payload::Del(DelWorkload { uid: "u1".into() })), b"\x12\x04\x12\x02u1"),
+        (request(Payload::SnapshotSent(SnapshotSent {})), b"\x1a\x00"),
+        (answer(""), b"\x0a\x00"),
+        (answer("e"), b"\x0a\x03\x0a\x01e"),
+    ] {
+        assert_eq!(made, bytes);
+    }
+}
+
 #[tokio::test]
 async fn requests_come_one_by_one_and_each_is_answered() {
     let agent = Agent::new();

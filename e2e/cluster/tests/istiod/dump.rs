@@ -1,4 +1,5 @@
 //! `istioctl ztunnel-config` reads our proxy's state.
+#![allow(dead_code, reason = "each test uses its part")]
 
 use anyhow::{Context, Result, ensure};
 use e2e_cluster::{Cluster, eventually};
@@ -110,6 +111,12 @@ pub(crate) fn certificates(cluster: &Cluster, tools: &Tools) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether the proxy of a node has a certificate of an account of the shop.
+pub(crate) fn has_certificate(cluster: &Cluster, tools: &Tools, node: &str, account: &str) -> Result<bool> {
+    let identity = format!("spiffe://cluster.local/ns/shop/sa/{account}");
+    Ok(part(cluster, tools, "certificates", node)?.iter().any(|c| c["identity"] == identity))
 }
 
 /// Open connections, the whole, and the level of the log.

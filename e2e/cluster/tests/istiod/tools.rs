@@ -19,20 +19,8 @@ pub(crate) struct Tools {
 impl Tools {
     /// Builds what is not in the cache.
     pub(crate) fn find() -> Result<Self> {
-        let names = ["istiod", "helm", "istioctl", "istio-module"];
-        let output = Command::new(crate::common::workspace().join("hack/tools.sh")).args(names).output()?;
-        ensure!(output.status.success(), "hack/tools.sh: {}", String::from_utf8_lossy(&output.stderr));
-        let told = String::from_utf8(output.stdout)?;
-        let path = |name: &str| {
-            let found = told.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
-            found.map(PathBuf::from).with_context(|| format!("hack/tools.sh does not say where {name} is"))
-        };
-        Ok(Self {
-            istiod: path("istiod")?,
-            helm: path("helm")?,
-            istioctl: path("istioctl")?,
-            module: path("istio-module")?,
-        })
+        let [istiod, helm, istioctl, module] = paths(["istiod", "helm", "istioctl", "istio-module"])?;
+        Ok(Self { istiod, helm, istioctl, module })
     }
 
     /// A chart of Istio, or a file beside the charts.
@@ -47,6 +35,19 @@ impl Tools {
     pub(crate) fn istioctl(&self, cluster: &Cluster, arguments: &[&str]) -> Result<String> {
         run(cluster, &self.istioctl, arguments)
     }
+}
+
+/// Where programs and folders of others are, by the names that `hack/tools.sh` has for them. Builds what is not in the cache.
+pub(crate) fn paths<const N: usize>(names: [&str; N]) -> Result<[PathBuf; N]> {
+    let output = Command::new(crate::common::workspace().join("hack/tools.sh")).args(names).output()?;
+    ensure!(output.status.success(), "hack/tools.sh: {}", String::from_utf8_lossy(&output.stderr));
+    let told = String::from_utf8(output.stdout)?;
+    let path = |name: &str| {
+        let found = told.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        found.map(PathBuf::from).with_context(|| format!("hack/tools.sh does not say where {name} is"))
+    };
+    let found = names.into_iter().map(path).collect::<Result<Vec<_>>>()?;
+    found.try_into().map_err(|_| anyhow::anyhow!("as many paths as names"))
 }
 
 /// A folder that goes with the cluster.

@@ -1,4 +1,5 @@
 //! What stands around the proxy: istiod beside the control plane, our node agent, and Istio's chart with our image.
+#![allow(dead_code, reason = "each test uses its part")]
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -196,6 +197,7 @@ pub(crate) fn tell_all(cluster: &Cluster) {
     tell(&["get", "events", "-A", "--sort-by=.lastTimestamp"]);
     tell(&["get", "peerauthentications,authorizationpolicies", "-A", "-o", "yaml"]);
     tell(&["logs", "-n", "culvert-system", "-l", "app.kubernetes.io/name=culvert-node", "--tail=30", "--prefix"]);
+    tell(&["logs", "-n", "istio-system", "-l", "k8s-app=istio-cni-node", "--tail=30", "--prefix"]);
     tell(&["logs", "-n", "istio-system", "-l", "app=ztunnel", "--tail=30", "--prefix"]);
     match log(cluster).and_then(|path| Ok(std::fs::read_to_string(path)?)) {
         Ok(text) => {

@@ -22,19 +22,29 @@ fn until_says(cluster: &Cluster, pod: &str, url: &str, wanted: &str) -> Result<(
     Ok(())
 }
 
-/// A host that only a ServiceEntry names, with an address that control allocates and the proxy answers with.
+/// A host that only a ServiceEntry names.
+pub(crate) const NAMED: &str = "named.example.test";
+
+/// Such a host, with an address that control allocates and the proxy answers with.
 pub(crate) fn service_entry(cluster: &Cluster) -> Result<()> {
+    service_entry_and(cluster, || Ok(()))
+}
+
+/// The same, and what else is to be asked while the host is there.
+pub(crate) fn service_entry_and(cluster: &Cluster, also: impl FnOnce() -> Result<()>) -> Result<()> {
     let entry = json!({"apiVersion": "networking.istio.io/v1", "kind": "ServiceEntry",
         "metadata": {"name": "named", "namespace": "shop"},
-        "spec": {"hosts": ["named.example.test"], "location": "MESH_INTERNAL", "resolution": "STATIC",
+        "spec": {"hosts": [NAMED], "location": "MESH_INTERNAL", "resolution": "STATIC",
             "ports": [{"number": 80, "targetPort": 8080, "name": "http", "protocol": "HTTP"}],
             "workloadSelector": {"labels": {"app": "server-two"}}}});
     cluster.apply(&entry.to_string())?;
     for client in ["client-one", "client-two"] {
-        until_says(cluster, client, "http://named.example.test/", "server-two")?;
+        until_says(cluster, client, &format!("http://{NAMED}/"), "server-two")?;
     }
     // Nobody else knows the name.
-    ensure!(shop::curl(cluster, "outside/outside", "http://named.example.test/").is_err(), "known outside of the mesh");
+    let outside = shop::curl(cluster, "outside/outside", &format!("http://{NAMED}/"));
+    ensure!(outside.is_err(), "known outside of the mesh");
+    also()?;
     cluster.delete(&entry.to_string())?;
     Ok(())
 }
