@@ -238,7 +238,7 @@ fn redirected(here: &Here, at: SocketAddr) -> io::Result<[Listening; 2]> {
     Ok([Listening::Tcp(tcp), Listening::Udp(udp::Socket::redirected(here, at)?)])
 }
 
-/// Serves a pod's UDP until the pod is gone or a drain has begun and nobody waits any more.
+/// Serves a pod's UDP until the pod is gone or the next proxy has taken over and nobody waits any more.
 pub(crate) async fn serve_udp(here: Rc<Here>, socket: udp::Socket) {
     udp::serve(here, socket).await;
 }

@@ -104,7 +104,7 @@ async fn serve(here: Rc<Here>, tunnel: Rc<Tunnel>, mut server: Server) {
     };
     let retire = async {
         tokio::select! {
-            () = here.shared.drain.draining() => {}
+            () = here.shared.superseded() => {}
             () = expired(tunnel.expiry) => tracing::debug!(peer = %tunnel.peer, "certificate expired: no new streams"),
         }
         handle.graceful_shutdown();

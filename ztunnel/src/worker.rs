@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -120,18 +121,19 @@ fn open(here: &Here, port: u16) -> io::Result<TcpListener> {
     socket::listen(here.pod.netns(), &options).and_then(TcpListener::from_std).map_err(named)
 }
 
-/// Hands every connection to its story, until the pod is gone or a drain has begun and nobody waits any more.
+/// Hands every connection to its story, until the pod is gone or the next proxy has taken over and nobody waits any more.
 async fn accept<F>(here: Rc<Here>, listener: TcpListener, story: impl Fn(Rc<Here>, TcpStream) -> F)
 where
     F: Future<Output = ()> + 'static,
 {
     // Connections that wait in the queue count as carried.
     let _alive = here.worker.enter();
+    let mut superseded = pin!(here.shared.superseded());
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = here.pod.gone() => return,
-            () = here.shared.drain.draining() => break,
+            () = &mut superseded => break,
         };
         take(&here, accepted, &story).await;
     }

@@ -62,6 +62,11 @@ fn programs_that_die_or_are_replaced() {
     }
     checks.check(&format!("agents killed {KILLS} times under load: nobody notices"), || agents_killed(&lab));
     for node in ["n1", "n2"] {
+        checks.check(&format!("the proxy of {node}, told to end, serves until another one can"), || {
+            succession::serves_on(&lab, node)
+        });
+    }
+    for node in ["n1", "n2"] {
         checks.check(&format!("a second generation takes over on {node}"), || next_generation(&lab, node));
     }
     for node in ["n1", "n2"] {

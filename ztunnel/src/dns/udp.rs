@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -81,16 +82,17 @@ impl Socket {
     }
 }
 
-/// Serves until the pod is gone or a drain has begun and nobody waits any more.
+/// Serves until the pod is gone or the next proxy has taken over and nobody waits any more.
 pub(super) async fn serve(here: Rc<Here>, socket: Socket) {
     let Some(names) = here.shared.names.clone() else { return };
     let _alive = here.worker.enter();
     let socket = Rc::new(socket);
+    let mut superseded = pin!(here.shared.superseded());
     loop {
         tokio::select! {
             ready = socket.readable() => if ready.is_err() { return },
             () = here.pod.gone() => return,
-            () = here.shared.drain.draining() => break,
+            () = &mut superseded => break,
         }
         take(&names, &here, &socket);
         tokio::task::yield_now().await;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use e2e_lab::attack::folder;
 use e2e_lab::load::{Load, call};
-use e2e_lab::{eventually, pause};
+use e2e_lab::{eventually, pause, unix_ms};
 use lab::Lab;
 use rustix::process::{Signal, kill_process};
 use serde_json::Value;
@@ -35,6 +35,32 @@ fn served_by(lab: &Lab, node: &str, generation: u32, proxies: usize) -> Result<V
     let synced = status["proxies"].as_array().context("no proxies")?.iter().filter(|p| p["synced"] == true).count();
     ensure!(synced == proxies, "{synced} proxies: {status}");
     Ok(status)
+}
+
+/// Least time for which a proxy that is told to end still takes connections (it is 2 s; the rest is room for a busy machine).
+const GOES_ON: f64 = 1_500.0;
+
+/// A proxy is told to end, and no other is there: connections that come within two seconds are carried as before. That is how
+/// long a next one has to get the pods.
+pub(crate) fn serves_on(lab: &Lab, node: &str) -> Result<()> {
+    let process = format!("{node}/ztunnel-1");
+    let mut load = Load::calls(lab, "client", "server", "told-to-end", 2)?;
+    load.works(true, Duration::from_secs(5))?;
+    let told = unix_ms();
+    let (refused, ended) = std::thread::scope(|scope| {
+        let old = scope.spawn(|| lab.stop(&process, Duration::from_secs(20)));
+        let refused = load.works(false, Duration::from_secs(10));
+        (refused, old.join().map_err(|_| anyhow::anyhow!("panicked")))
+    });
+    ended??;
+    let went_on = refused? - told;
+    lab.restart(&process)?;
+    lab.until_ready()?;
+    load.works(true, Duration::from_secs(5))?;
+    let seen = load.finish()?;
+    println!("          it went on for {went_on:.0} ms; {seen}");
+    ensure!(went_on >= GOES_ON, "connections were refused {went_on:.0} ms after it was told to end");
+    Ok(())
 }
 
 /// The agent restarts while an old generation drains: both come back, in whatever order, and the younger one keeps the pods
