@@ -23,12 +23,13 @@ pub(crate) fn objects(service: &str, texts: &[&str]) -> Vec<Value> {
 fn object(name: &str, text: &str) -> Value {
     let service = name.rsplit_once('-').map_or(name, |(service, _)| service);
     let (words, body) = text.split_once('{').expect("a body");
-    let body: Value = serde_json::from_str(&format!("{{{body}")).unwrap_or_else(|e| panic!("{name}: {e}: {text}"));
+    let body: Value =
+        serde_json::from_str(&format!("{{{body}")).map_err(|e| format!("{name}: {e}: {text}")).expect("JSON");
     let words: Vec<&str> = words.split_whitespace().collect();
     let (namespace, kind) = match words[..] {
         ["consumer", kind] => ("other", kind),
         [kind] => ("shop", kind),
-        _ => panic!("{name}: {text}"),
+        _ => unreachable!("{name}: {text}"),
     };
     let mut spec = body;
     let version = match kind {
