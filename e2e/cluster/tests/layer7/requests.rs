@@ -41,7 +41,7 @@ pub(crate) fn policies(cluster: &Cluster) -> Result<()> {
     for (kind, reason) in [("Accepted", "Accepted"), ("ResolvedRefs", "ResolvedRefs")] {
         ensure!(condition(&found, kind) == ("True".into(), reason.into()), "{kind} of {found}");
     }
-    cluster.apply(&policy(&json!({"fault": {"abort": {"percent": 100, "status": 418}}, "rateLimits": null})))?;
+    cluster.apply(&policy(&json!({"fault": {"abort": {"percent": 100, "status": 418}}})))?;
     until(cluster, "a fault is made", "418")?;
     for wrong in [
         json!({"rateLimits": [{"requests": 5, "per": "soon"}]}),
@@ -51,8 +51,7 @@ pub(crate) fn policies(cluster: &Cluster) -> Result<()> {
         ensure!(cluster.apply(&policy(&wrong)).is_err(), "the API server took {wrong}");
     }
     // What a schema cannot know.
-    cluster
-        .apply(&policy(&json!({"externalProcessing": [{"backendRef": {"name": "gone", "port": 1}}], "fault": null})))?;
+    cluster.apply(&policy(&json!({"externalProcessing": [{"backendRef": {"name": "gone", "port": 1}}]})))?;
     until(cluster, "a processor that is not there fails requests", "500")?;
     eventually("its owner is told", SOON, || {
         let found = get(cluster, &["requestpolicies.culvert.dev", "-n", "shop", "ours"])?;
