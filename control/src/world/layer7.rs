@@ -178,12 +178,8 @@ impl World {
     fn mark_target(&mut self, target: &Key) {
         match target.kind {
             Kind::Gateway => self.mark_gateway(&Name::new(&target.namespace, &target.name)),
-            Kind::GatewayClass => {
-                let of_class = self.state.gateways.iter().filter(|g| g.class == target.name);
-                let gateways: Vec<Name> = of_class.map(|g| Name::new(&g.meta.namespace, &g.meta.name)).collect();
-                gateways.iter().for_each(|g| self.mark_gateway(g));
-                // Whose Gateway is not there has no class either, and is not governed by it.
-            }
+            // Whose Gateway is not there has no class either, and is not governed by it.
+            Kind::GatewayClass => self.of_class(target).iter().for_each(|gateway| self.mark_gateway(gateway)),
             Kind::GrpcRoute | Kind::HttpRoute => self.mark_routed(target),
             _ => {
                 self.mark_bound(target);
@@ -246,16 +242,46 @@ impl World {
         }
     }
 
-    /// What waypoints know of those that a policy is attached to.
+    /// What waypoints know of those that a policy is attached to. It leads no further: what changed is somebody to whom the policy
+    /// leads, who may be one of those himself.
     fn mark_ruled(&mut self, target: &Key) {
         match target.kind {
-            Kind::Gateway | Kind::GatewayClass | Kind::GrpcRoute | Kind::HttpRoute => self.mark_target(target),
-            _ => {
-                for host in self.state.hosts_of(target) {
-                    self.mark(Unit::Routing(host));
-                }
-            }
+            Kind::Gateway => self.mark_known(&Name::new(&target.namespace, &target.name)),
+            Kind::GatewayClass => self.of_class(target).iter().for_each(|gateway| self.mark_known(gateway)),
+            Kind::GrpcRoute | Kind::HttpRoute => self.mark_routed(target),
+            _ => self.mark_hosts_of(target),
         }
+    }
+
+    /// Gateways of a class.
+    fn of_class(&self, class: &Key) -> Vec<Name> {
+        let of_class = self.state.gateways.iter().filter(|g| g.class == class.name);
+        of_class.map(|g| Name::new(&g.meta.namespace, &g.meta.name)).collect()
+    }
+
+    /// What a Gateway's waypoint knows: of itself, and of everybody who is bound to it.
+    fn mark_known(&mut self, gateway: &Name) {
+        self.mark(Unit::Passing(gateway.clone()));
+        let users = self.state.waypoint_users.of(gateway).to_vec();
+        users.iter().for_each(|key| self.mark_hosts_of(key));
+        for namespace in self.state.bound_namespaces(gateway) {
+            self.mark_all_hosts(&namespace);
+        }
+    }
+
+    /// What waypoints know of an object's hosts.
+    fn mark_hosts_of(&mut self, key: &Key) {
+        for host in self.state.hosts_of(key) {
+            self.mark(Unit::Routing(host));
+        }
+    }
+
+    /// What waypoints know of all hosts of a namespace.
+    fn mark_all_hosts(&mut self, namespace: &str) {
+        let services = self.state.services.within(namespace).map(|s| s.meta.key(Kind::Service));
+        let entries = self.state.entries.within(namespace).map(|e| e.meta.key(Kind::ServiceEntry));
+        let keys: Vec<Key> = services.chain(entries).collect();
+        keys.iter().for_each(|key| self.mark_hosts_of(key));
     }
 
     /// Routes that lead to whoever answers to a host name.
@@ -282,9 +308,7 @@ impl World {
     fn mark_routed(&mut self, route: &Key) {
         let Some(route) = self.state.layer7.routes.get(route).cloned() else { return };
         for parent in route.parents.iter().filter_map(|p| p.target.as_ref().ok()) {
-            for host in self.state.hosts_of(parent) {
-                self.mark(Unit::Routing(host));
-            }
+            self.mark_hosts_of(parent);
         }
     }
 

@@ -219,6 +219,13 @@ impl State {
         }
     }
 
+    /// Namespaces whose labels bind what is in them to a Gateway.
+    pub(crate) fn bound_namespaces(&self, gateway: &Name) -> Vec<Arc<str>> {
+        let bound =
+            self.namespaces.iter().filter(|n| named_waypoints(&n.meta.labels, &n.meta.name).any(|w| w == *gateway));
+        bound.map(|n| n.meta.name.clone()).collect()
+    }
+
     fn index_waypoint(&mut self, key: Key, labels: &Labels, present: bool) {
         let own = labels.get(GATEWAY_NAME).map(|name| Name::new(&key.namespace, name));
         for named in named_waypoints(labels, &key.namespace).chain(own) {

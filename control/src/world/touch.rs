@@ -236,13 +236,7 @@ impl World {
         }
         let users = self.state.waypoint_users.of(gateway).to_vec();
         users.iter().for_each(|k| self.mark_bound(k));
-        let namespaces: Vec<Arc<str>> = self
-            .state
-            .namespaces
-            .iter()
-            .filter(|n| state::named_waypoints(&n.meta.labels, &n.meta.name).any(|w| w == *gateway))
-            .map(|n| n.meta.name.clone())
-            .collect();
+        let namespaces = self.state.bound_namespaces(gateway);
         namespaces.iter().for_each(|n| self.mark_namespace(n));
     }
 

@@ -56,11 +56,7 @@ impl World {
 
     /// What all waypoints know of the services of a namespace, and of themselves.
     fn mark_recorded(&mut self, namespace: &str) {
-        let services = self.state.services.within(namespace).map(|s| s.meta.key(Kind::Service));
-        let entries = self.state.entries.within(namespace).map(|e| e.meta.key(Kind::ServiceEntry));
-        let keys: Vec<Key> = services.chain(entries).collect();
-        let hosts: BTreeSet<Arc<str>> = keys.iter().flat_map(|key| self.state.hosts_of(key)).collect();
-        hosts.into_iter().for_each(|host| self.mark(Unit::Routing(host)));
+        self.mark_all_hosts(namespace);
         let gateways = self.state.gateways.within(namespace);
         let names: Vec<Name> = gateways.map(|g| Name::new(&g.meta.namespace, &g.meta.name)).collect();
         names.into_iter().for_each(|name| self.mark(Unit::Passing(name)));
@@ -92,5 +88,68 @@ impl Touch<Telemetry> for World {
         let of_gateways = self.state.gateways.iter().map(|g| g.meta.namespace.clone());
         let namespaces: BTreeSet<Arc<str>> = of_services.chain(of_entries).chain(of_gateways).collect();
         namespaces.iter().for_each(|namespace| self.mark_recorded(namespace));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::arrival;
+    use crate::world::{Provider, Settings};
+
+    /// Everybody of the namespace is bound to the waypoint, also who is asked by it.
+    fn world() -> World {
+        let provider = Provider {
+            namespace: None,
+            host: "asked.shop.svc.cluster.local".into(),
+            port: 9000,
+            ask: proto::routing::ExternalAuth::default(),
+        };
+        World::new(Settings { providers: [("asks".into(), provider)].into(), ..Settings::default() })
+    }
+
+    fn put(world: &mut World, kind: Kind, value: &Value) {
+        world.upsert(arrival::read(kind, value).unwrap().unwrap());
+    }
+
+    #[test]
+    fn who_is_asked_by_a_waypoint_may_be_bound_to_it() {
+        let mut world = world();
+        let named = |name: &str| json!({"namespace": "shop", "name": name});
+        let target = json!([{"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "wp"}]);
+        let asked = json!({"metadata": named("asked"), "spec": {"clusterIP": "10.96.0.1", "ports": [{"port": 9000}]}});
+        put(
+            &mut world,
+            Kind::Namespace,
+            &json!({"metadata": {"name": "shop", "labels": {"istio.io/use-waypoint": "wp"}}}),
+        );
+        put(
+            &mut world,
+            Kind::Gateway,
+            &json!({"metadata": named("wp"), "spec": {"gatewayClassName": "culvert-waypoint"}}),
+        );
+        put(
+            &mut world,
+            Kind::RequestPolicy,
+            &json!({"metadata": named("processed"), "spec": {"targetRefs": target,
+            "externalProcessing": [{"backendRef": {"name": "asked", "port": 9000}}]}}),
+        );
+        put(
+            &mut world,
+            Kind::AuthorizationPolicy,
+            &json!({"metadata": named("judged"), "spec": {"targetRefs": target,
+            "action": "CUSTOM", "provider": {"name": "asks"}, "rules": [{}]}}),
+        );
+        put(&mut world, Kind::Service, &asked);
+        world.take();
+        // It comes to an end: a chain of marks that leads back to where it began would overflow the stack.
+        put(
+            &mut world,
+            Kind::Service,
+            &json!({"metadata": named("asked"), "spec": {"clusterIP": "10.96.0.2", "ports": [{"port": 9000}]}}),
+        );
+        assert!(!world.take().is_empty());
     }
 }
