@@ -28,6 +28,21 @@ pub(crate) struct Sketch<'a> {
     pub(crate) node: &'a str,
 }
 
+impl<'a> Sketch<'a> {
+    /// A pod of the mesh that runs.
+    pub(crate) fn new(
+        namespace: &'a str,
+        name: &'a str,
+        labels: &'a str,
+        addresses: &'a [&'a str],
+        ports: &'a [(&'a str, i32)],
+    ) -> Self {
+        let node = if namespace == "shop" { "192.168.0.10" } else { "192.168.0.11" };
+        let (host, ended, ending, meshed) = (false, false, false, true);
+        Self { namespace, name, labels, addresses, ports, host, ended, ending, meshed, node }
+    }
+}
+
 /// `a=b c=d`.
 pub(crate) fn pairs(text: &str) -> BTreeMap<String, String> {
     let pair = |p: &str| p.split_once('=').map(|(k, v)| (k.to_owned(), v.to_owned())).unwrap();
@@ -67,18 +82,7 @@ pub(crate) fn pod(sketch: &Sketch<'_>) -> v1::Pod {
 
 /// The cluster of README.md.
 pub(crate) fn cluster() -> Cluster {
-    let plain = |namespace, name, labels, addresses, ports| Sketch {
-        namespace,
-        name,
-        labels,
-        addresses,
-        ports,
-        host: false,
-        ended: false,
-        ending: false,
-        meshed: true,
-        node: if namespace == "shop" { "192.168.0.10" } else { "192.168.0.11" },
-    };
+    let plain = Sketch::new;
     let namespace =
         |name: &str, labels: &str| (name.to_owned(), pairs(&format!("kubernetes.io/metadata.name={name} {labels}")));
     let sketches = [

@@ -22,19 +22,7 @@ fn policy() -> NetworkPolicy {
 /// Both have the address; `ending` says which of them is being deleted.
 fn answer(old: &str, new: &str, ending: [bool; 2], backwards: bool) -> (bool, bool) {
     let of = |name, labels, addresses, ending| {
-        let (ports, node) = (&[("http", 80)][..], "192.168.0.1");
-        pod(&Sketch {
-            namespace: "a",
-            name,
-            labels,
-            addresses,
-            ports,
-            host: false,
-            ended: false,
-            ending,
-            meshed: true,
-            node,
-        })
+        pod(&Sketch { ending, ..Sketch::new("a", name, labels, addresses, &[("http", 80)]) })
     };
     let web = of("web", "app=web", &["10.0.0.1"], false);
     let (old, new) = (of("old", old, &["10.0.0.2"], ending[0]), of("new", new, &["10.0.0.2"], ending[1]));
@@ -77,35 +65,11 @@ fn an_address_is_a_peers_only_if_all_are_peers_that_have_it() {
 #[test]
 fn the_new_owner_changes_the_policy_in_the_step_in_which_he_comes_and_in_no_later_one() {
     let of = |name, labels, ending| {
-        let (addresses, node) = (&["10.0.0.2"][..], "192.168.0.1");
-        let ports = &[("http", 80)][..];
-        let sketch = Sketch {
-            namespace: "a",
-            name,
-            labels,
-            addresses,
-            ports,
-            host: false,
-            ended: false,
-            ending,
-            meshed: true,
-            node,
-        };
+        let sketch = Sketch { ending, ..Sketch::new("a", name, labels, &["10.0.0.2"], &[("http", 80)]) };
         Pod::from(&pod(&sketch))
     };
     let mut all = policies(&Cluster::default(), &[policy()]);
-    let web = Sketch {
-        namespace: "a",
-        name: "web",
-        labels: "app=web",
-        addresses: &["10.0.0.1"],
-        ports: &[],
-        host: false,
-        ended: false,
-        ending: false,
-        meshed: true,
-        node: "192.168.0.1",
-    };
+    let web = Sketch::new("a", "web", "app=web", &["10.0.0.1"], &[]);
     all.set_pod(&Pod::from(&pod(&web)));
     let key = "a/culvert_network_policy_egress__p";
     let tells = |effects: &control::policies::Effects| effects.resources.contains(key);

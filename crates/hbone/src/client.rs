@@ -11,7 +11,7 @@ use bytes::Bytes;
 use h2::Reason;
 use h2::client::{Connection, SendRequest};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use crate::cork::Cork;
 use crate::headers::{Head, ResponseHeaders};
@@ -140,13 +140,16 @@ impl Client {
         self.owner.shared.link.stop(Stop::Now);
     }
 
-    /// The response, or an error when the peer ends the connection and leaves the request lying.
-    async fn unless_abandoned<R: Future>(&self, response: R) -> Result<R::Output, StreamError> {
+    /// The response. An error when it does not come in time, or the peer ends the connection and leaves the request lying.
+    async fn answer<R: Future>(&self, response: R) -> Result<R::Output, StreamError> {
         let mut response = pin!(response);
+        let end = Instant::now() + self.owner.response_timeout;
         let mut good_bye = false;
         loop {
-            match timeout(GOOD_BYE / 2, &mut response).await {
+            // One timer serves both: nearly every answer is there before it is looked at the first time.
+            match timeout_at(end.min(Instant::now() + GOOD_BYE / 2), &mut response).await {
                 Ok(response) => return Ok(response),
+                Err(_) if Instant::now() >= end => return Err(StreamError::TimedOut),
                 Err(_) if good_bye => return Err(StreamError::Abandoned),
                 Err(_) => good_bye = self.owner.shared.said_good_bye(),
             }
@@ -179,10 +182,7 @@ impl Client {
         let mut requests = self.owner.shared.requests().clone().ok_or(StreamError::Gone)?;
         let (response, send) = requests.send_request(request, false).map_err(|_| StreamError::Gone)?;
         drop(requests);
-        let response = match timeout(self.owner.response_timeout, self.unless_abandoned(response)).await {
-            Ok(response) => response?.map_err(|e| failure(&e))?,
-            Err(_) => return Err(StreamError::TimedOut),
-        };
+        let response = self.answer(response).await?.map_err(|e| failure(&e))?;
         if response.status() != http::StatusCode::OK {
             return Err(StreamError::Status(response.status().as_u16()));
         }

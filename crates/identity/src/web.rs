@@ -4,9 +4,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use rustls::ClientConfig;
 use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls::client::danger::{ServerCertVerified, ServerCertVerifier};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -14,6 +14,7 @@ use tokio_rustls::client::TlsStream;
 
 use crate::channel::{TrustedRoots, root_store};
 use crate::provider::web_provider;
+use crate::verify::signatures_of;
 
 /// Makes connections to servers of others.
 #[derive(Clone)]
@@ -81,40 +82,15 @@ impl ServerCertVerifier for Names {
         let verify = |name: &ServerName<'_>| {
             self.verifier.verify_server_cert(end_entity, intermediates, name, ocsp_response, now)
         };
-        if self.names.is_empty() {
-            return verify(server_name);
-        }
-        let mut last = verify(&self.names[0]);
-        for name in &self.names[1..] {
-            if last.is_ok() {
-                break;
+        match self.names.split_first() {
+            None => verify(server_name),
+            Some((first, others)) => {
+                others.iter().fold(verify(first), |found, name| if found.is_ok() { found } else { verify(name) })
             }
-            last = verify(name);
         }
-        last
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.verifier.verify_tls12_signature(message, cert, dss)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.verifier.verify_tls13_signature(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.verifier.supported_verify_schemes()
-    }
+    signatures_of!(web_provider());
 }
 
 #[cfg(test)]

@@ -20,10 +20,9 @@ mod stock {
 use std::io::BufReader;
 use std::path::Path;
 use std::process::Stdio;
-use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use common::SOON;
+use common::{Check, SOON};
 use e2e_cluster::{Cluster, Options, eventually};
 use istiod::tools::Tools;
 use mesh::calls::{Calls, Kind};
@@ -38,10 +37,8 @@ const BINARY: &str = "CULVERT_STOCK_ZTUNNEL";
 const HOW: &str =
     "build it from github.com/istio/ztunnel (cargo build --release) and name the binary in CULVERT_STOCK_ZTUNNEL";
 
-type Check = fn(&Cluster) -> Result<()>;
-
 /// In this order: each goes on from where the one before left the cluster.
-const CHECKS: &[(&str, Check)] = &[
+const CHECKS: &[Check<Cluster>] = &[
     ("install lets Istio's service account in; our proxy is on node1 alone", install),
     ("Istio's chart with Istio's proxy: ready on node2", proxy),
     ("a shop outside the mesh works", shop::open),
@@ -76,14 +73,7 @@ fn holds(binary: &Path) -> Result<()> {
     let cluster = common::up(Options::default())?;
     cluster.load_images(&common::workspace().join("target/images"))?;
     cluster.load_image(&image.archive())?;
-    for (name, check) in CHECKS {
-        let begun = Instant::now();
-        if let Err(error) = check(&cluster).with_context(|| (*name).to_owned()) {
-            shop::tell_all(&cluster);
-            return Err(error);
-        }
-        println!("  ok  {name} ({} ms)", begun.elapsed().as_millis());
-    }
+    common::in_order(&cluster, CHECKS, shop::tell_all)?;
     cluster.down()?;
     Ok(())
 }

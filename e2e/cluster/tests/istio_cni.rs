@@ -37,7 +37,7 @@ use mesh::scenes::{self, NEW};
 use mesh::{shop, ways};
 
 /// In this order: each goes on from where the one before left the cluster.
-const CHECKS: &[(&str, Check)] = &[
+const CHECKS: &[Check] = &[
     ("istiod runs, and is reached as istiod.istio-system.svc", istiod_runs),
     ("Istio's chart of istio-cni: ready on both nodes", |m| agent::install(&m.cluster, &m.tools, Rules::Iptables)),
     ("Istio's chart with our image: ready on both nodes", |m| world::proxy(&m.cluster, &m.tools)),
@@ -68,7 +68,7 @@ const CHECKS: &[(&str, Check)] = &[
 ];
 
 /// What could differ where the agent writes its rules with nftables.
-const NFTABLES: &[(&str, Check)] = &[
+const NFTABLES: &[Check] = &[
     ("istiod runs, and is reached as istiod.istio-system.svc", istiod_runs),
     ("Istio's chart of istio-cni, with nftables: ready on both nodes", |m| {
         agent::install(&m.cluster, &m.tools, Rules::Nftables)

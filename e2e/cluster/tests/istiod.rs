@@ -26,7 +26,7 @@ use mesh::scenes::{self, NEW};
 use mesh::shop;
 
 /// In this order: each goes on from where the one before left the cluster.
-const CHECKS: &[(&str, Check)] = &[
+const CHECKS: &[Check] = &[
     ("istiod runs, and is reached as istiod.istio-system.svc", istiod_runs),
     ("our agent alone, which lets Istio's service account in", |m| world::agent(&m.cluster)),
     ("Istio's chart with our image: ready on both nodes", |m| world::proxy(&m.cluster, &m.tools)),

@@ -16,7 +16,7 @@ mod mesh {
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use common::SOON;
+use common::{Check, SOON};
 use e2e_cluster::{Cluster, Cni, Options, ProxyMode, eventually};
 use mesh::calls::{Calls, Kind};
 use mesh::culvert::{VALUES, culvert, fails};
@@ -29,10 +29,8 @@ use serde_json::Value;
 /// on two CPUs, so that only an order of magnitude is asserted. `make bench` measures.
 const ENROLLED: Duration = Duration::from_secs(20);
 
-type Check = fn(&Cluster) -> Result<()>;
-
 /// In this order: each goes on from where the one before left the cluster.
-const CHECKS: &[(&str, Check)] = &[
+const CHECKS: &[Check<Cluster>] = &[
     ("check --pre has nothing against the cluster", pre_check),
     ("install makes everything ready", install),
     ("a second install changes nothing", second_install),
@@ -96,15 +94,7 @@ fn holds(options: Options, wanted: impl Fn(&str) -> bool) -> Result<()> {
     let _alone = common::alone();
     let cluster = common::up(options)?;
     cluster.load_images(&common::workspace().join("target/images"))?;
-    for (name, check) in CHECKS.iter().filter(|(name, _)| wanted(name)) {
-        let begun = Instant::now();
-        let done = check(&cluster).with_context(|| (*name).to_owned());
-        if let Err(error) = done {
-            shop::tell_all(&cluster);
-            return Err(error);
-        }
-        println!("  ok  {name} ({} ms)", begun.elapsed().as_millis());
-    }
+    common::in_order(&cluster, CHECKS.iter().filter(|(name, _)| wanted(name)), shop::tell_all)?;
     cluster.down()?;
     Ok(())
 }

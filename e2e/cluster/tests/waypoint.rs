@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use common::SOON;
+use common::{Check, SOON};
 use e2e_cluster::{Cluster, Options, eventually};
 use mesh::culvert::{VALUES, culvert, fails};
 use mesh::shop;
@@ -27,10 +27,8 @@ const PROGRAMMED: Duration = Duration::from_secs(60);
 /// An automatic waypoint serves within 10 s on a quiet machine.
 const AUTOMATIC: Duration = Duration::from_secs(60);
 
-type Check = fn(&Cluster) -> Result<()>;
-
 /// In this order: each goes on from where the one before left the cluster.
-const CHECKS: &[(&str, Check)] = &[
+const CHECKS: &[Check<Cluster>] = &[
     ("install makes everything ready, and the class is accepted", install),
     ("a shop in the mesh", open),
     ("waypoint apply --wait: a Gateway becomes a waypoint", apply),
@@ -58,14 +56,7 @@ fn holds() -> Result<()> {
     let _alone = common::alone();
     let cluster = common::up(Options::default())?;
     cluster.load_images(&common::workspace().join("target/images"))?;
-    for (name, check) in CHECKS {
-        let begun = Instant::now();
-        if let Err(error) = check(&cluster).with_context(|| (*name).to_owned()) {
-            tell(&cluster);
-            return Err(error);
-        }
-        println!("  ok  {name} ({} ms)", begun.elapsed().as_millis());
-    }
+    common::in_order(&cluster, CHECKS, tell)?;
     cluster.down()?;
     Ok(())
 }

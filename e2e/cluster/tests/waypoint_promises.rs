@@ -17,19 +17,15 @@ mod promises {
     pub(crate) mod vault;
 }
 
-use std::time::Instant;
-
-use anyhow::{Context, Result};
-use common::SOON;
+use anyhow::Result;
+use common::{Check, SOON};
 use e2e_cluster::{Cluster, Options};
 use mesh::culvert::{VALUES, culvert};
 use mesh::shop;
 use promises::{closed, deaths, objects, order, routes, vault};
 
-type Check = fn(&Cluster) -> Result<()>;
-
 /// In this order: each goes on from where the one before left the cluster.
-const CHECKS: &[(&str, Check)] = &[
+const CHECKS: &[Check<Cluster>] = &[
     ("install, a shop in the mesh, and a vault that counts who comes", open),
     ("every way leads to the vault while nobody guards it", closed::open_ways),
     ("a policy whose waypoint is not there: nobody comes through", closed::absent),
@@ -64,14 +60,7 @@ fn holds() -> Result<()> {
     let _alone = common::alone();
     let cluster = common::up(Options::default())?;
     cluster.load_images(&common::workspace().join("target/images"))?;
-    for (name, check) in CHECKS {
-        let begun = Instant::now();
-        if let Err(error) = check(&cluster).with_context(|| (*name).to_owned()) {
-            vault::tell(&cluster);
-            return Err(error);
-        }
-        println!("  ok  {name} ({} ms)", begun.elapsed().as_millis());
-    }
+    common::in_order(&cluster, CHECKS, vault::tell)?;
     cluster.down()?;
     Ok(())
 }

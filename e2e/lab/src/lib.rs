@@ -75,6 +75,20 @@ pub fn eventually<T>(within: Duration, mut ask: impl FnMut() -> Result<T>) -> Re
     }
 }
 
+/// Waits until a connection is cut that a change of policy forbids: the program that holds it ends within a second.
+///
+/// # Errors
+/// When it goes on.
+pub fn until_cut(holds: &lab::Running) -> Result<()> {
+    let began = Instant::now();
+    eventually(Duration::from_secs(1), || {
+        anyhow::ensure!(!holds.alive(), "the forbidden connection is still open");
+        Ok(())
+    })?;
+    println!("          cut after {} ms", began.elapsed().as_millis());
+    Ok(())
+}
+
 /// The ended connections that a node's ztunnel remembers, oldest first.
 ///
 /// # Errors

@@ -5,10 +5,10 @@
 
 use std::io::Read as _;
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use e2e_lab::{Checks, eventually, program};
+use e2e_lab::{Checks, eventually, program, until_cut};
 use lab::{Lab, Options, Running, Spec};
 use serde_json::Value;
 
@@ -127,12 +127,7 @@ impl Scene {
     /// `change` cuts `victim` within a second, and not `others`.
     fn cuts(&self, victim: Running, others: Vec<Running>, change: &[(IpAddr, u16)]) -> Result<()> {
         self.lets_out(change)?;
-        let began = Instant::now();
-        eventually(Duration::from_secs(1), || {
-            ensure!(!victim.alive(), "the forbidden connection is still open");
-            Ok(())
-        })?;
-        println!("          cut after {} ms", began.elapsed().as_millis());
+        until_cut(&victim)?;
         for other in others {
             ensure!(other.alive(), "a connection that is allowed was cut");
         }

@@ -1,9 +1,9 @@
 //! L4 policy on real connections: allowed, denied and explained, withdrawn within a second.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use e2e_lab::{Checks, eventually, program};
+use e2e_lab::{Checks, program, until_cut};
 use lab::{Lab, Options, Spec};
 
 const LAB: &str = "
@@ -96,12 +96,7 @@ fn withdrawal(lab: &Lab) -> Result<()> {
         std::io::Read::read_exact(running.stdout().as_mut().context("stdout")?, &mut first)?;
     }
     lab.set_policies(spec(&format!("[{ONLY_GATEWAY}, {DENY_GATEWAY}]"))?.policies)?;
-    let began = Instant::now();
-    eventually(Duration::from_secs(1), || {
-        ensure!(!victim.alive(), "the forbidden connection is still open");
-        Ok(())
-    })?;
-    println!("          cut after {} ms", began.elapsed().as_millis());
+    until_cut(&victim)?;
     ensure!(other.alive(), "a connection that is allowed was cut");
     lab.set_policies(spec(&format!("[{ONLY_GATEWAY}]"))?.policies)?;
     Ok(())

@@ -52,6 +52,27 @@ pub(crate) fn up(options: Options) -> Result<Cluster> {
     Ok(cluster)
 }
 
+/// One thing that has to hold, and what is looked at for it.
+pub(crate) type Check<C> = (&'static str, fn(&C) -> Result<()>);
+
+/// Makes checks in their order, each from where the one before left the cluster. The first that fails ends it, after `tell`
+/// has printed what it is understood by.
+pub(crate) fn in_order<'a, C: 'a>(
+    on: &C,
+    checks: impl IntoIterator<Item = &'a Check<C>>,
+    tell: impl FnOnce(&C),
+) -> Result<()> {
+    for (name, check) in checks {
+        let begun = Instant::now();
+        if let Err(error) = check(on).context(*name) {
+            tell(on);
+            return Err(error);
+        }
+        println!("  ok  {name} ({} ms)", begun.elapsed().as_millis());
+    }
+    Ok(())
+}
+
 pub(crate) fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap_or(Path::new(".")).to_owned()
 }

@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "each test uses its part")]
 
 use std::cell::RefCell;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use e2e_cluster::{Cluster, Options, eventually};
@@ -38,7 +38,7 @@ pub(crate) struct Mesh {
     istiod: RefCell<Option<Istiod>>,
 }
 
-pub(crate) type Check = fn(&Mesh) -> Result<()>;
+pub(crate) type Check = common::Check<Mesh>;
 
 impl Mesh {
     /// Raises a cluster with Istio's own objects and some of our images.
@@ -53,15 +53,8 @@ impl Mesh {
     }
 
     /// Makes the checks in their order, each from where the one before left the cluster, and takes it down.
-    pub(crate) fn hold(self, checks: &[(&str, Check)]) -> Result<()> {
-        for (name, check) in checks {
-            let begun = Instant::now();
-            if let Err(error) = check(&self).with_context(|| (*name).to_owned()) {
-                world::tell_all(&self.cluster);
-                return Err(error);
-            }
-            println!("  ok  {name} ({} ms)", begun.elapsed().as_millis());
-        }
+    pub(crate) fn hold(self, checks: &[Check]) -> Result<()> {
+        common::in_order(&self, checks, |mesh| world::tell_all(&mesh.cluster))?;
         for (what, why) in LEFT_OUT {
             println!("  left out  {what}: {why}");
         }
