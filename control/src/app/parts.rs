@@ -157,7 +157,7 @@ impl Plane {
         }
     }
 
-    /// Says on objects what is to be said, when we lead, for ever. Without a cluster it is only shown.
+    /// Says on objects what is to be said, when we lead, for ever. Without a cluster it is shown and logged.
     pub(super) fn statuses(
         &self,
         config: &Config,
@@ -173,11 +173,11 @@ impl Plane {
         let (waypoint, mesh) = (config.waypoint.clone(), config.mesh.clone());
         let client = self.client.clone().filter(|_| config.leader.write_statuses);
         let (leader, rate, signal) = (config.leader.clone(), config.pace.status_writes, signal.clone());
-        let told = self.leads.clone();
+        let (told, alone) = (self.leads.clone(), self.client.is_none());
         async move {
             let (client, words) = match (client, words) {
                 (Some(client), Some(words)) => (client, words),
-                (_, words) => return discard(words).await,
+                (_, words) => return unwritten(words, alone).await,
             };
             let me = leader.identity.unwrap_or_else(own_name);
             let election = Election::new(client.clone(), &leader.namespace, &leader.lease, &me);
@@ -214,12 +214,37 @@ impl Plane {
     }
 }
 
-/// Nobody writes: what is said is shown on the admin port, and only there.
-async fn discard(words: Option<mpsc::UnboundedReceiver<Words>>) -> Infallible {
+/// Nobody writes: what is said is shown on the admin port, and where no cluster has the objects it is logged, too, since their
+/// owner has no other place to see it.
+async fn unwritten(words: Option<mpsc::UnboundedReceiver<Words>>, log: bool) -> Infallible {
     if let Some(mut words) = words {
-        while words.recv().await.is_some() {}
+        while let Some(words) = words.recv().await {
+            if log {
+                tell(&words);
+            }
+        }
     }
     std::future::pending().await
+}
+
+/// Logs what is wrong with objects.
+fn tell(words: &Words) {
+    let statuses = match words {
+        Words::Said(statuses) => statuses,
+        Words::Unreadable { key, why, .. } => {
+            return tracing::warn!(object = %key, why, "the object has not the shape of its kind and is ignored");
+        }
+    };
+    for status in statuses {
+        let object = &status.object;
+        let of_parents = status.parents.iter().flat_map(|parent| &parent.conditions);
+        for said in status.conditions.iter().chain(of_parents).filter(|said| !said.status) {
+            tracing::info!(%object, condition = said.kind, reason = said.reason, why = said.message, "does not hold");
+        }
+        for event in &status.events {
+            tracing::warn!(%object, reason = event.reason, why = event.message, "to be mended");
+        }
+    }
 }
 
 /// A name of our own among the replicas: the host's, which is the pod's, and a random part, since a container that starts
