@@ -58,6 +58,8 @@ pub struct Lab {
     state: Mutex<State>,
     // Processes that are children of ours; others of the lab are not.
     children: Mutex<BTreeMap<String, Child>>,
+    // Threads of this process wait for each other here: the lock of processes asks again and again, and gives up.
+    ours: Mutex<()>,
 }
 
 impl Lab {
@@ -83,7 +85,7 @@ impl Lab {
 
     pub(crate) fn from_parts(paths: Paths, state: State, options: Options) -> Result<Self, LabError> {
         let tree = Tree::of(paths.name())?;
-        Ok(Self { paths, tree, options, state: Mutex::new(state), children: Mutex::default() })
+        Ok(Self { paths, tree, options, state: Mutex::new(state), children: Mutex::default(), ours: Mutex::default() })
     }
 
     /// Its name.
@@ -307,9 +309,9 @@ impl Lab {
         if self.options.cancel.load(Ordering::Relaxed) { Err(LabError::Cancelled) } else { Ok(()) }
     }
 
-    /// Keeps other processes from changing the lab at the same time.
-    pub(crate) fn lock(&self) -> Result<Lock, LabError> {
-        Lock::take(&self.paths)
+    /// Keeps others, threads and processes, from changing the lab at the same time.
+    pub(crate) fn lock(&self) -> Result<(MutexGuard<'_, ()>, Lock), LabError> {
+        Ok((lock(&self.ours), Lock::take(&self.paths)?))
     }
 
     fn reap(&self, process: &str) {

@@ -173,15 +173,19 @@ pub(crate) fn until_ztunnels_ready(lab: &Lab) -> Result<(), LabError> {
 /// Waits until every agent says of every meshed pod that it is captured.
 pub(crate) fn until_enrolled(lab: &Lab, plan: &Plan) -> Result<(), LabError> {
     for node in &plan.nodes {
-        let name = format!("{}/agent", node.name);
-        let record = lab.state().process(&name)?.clone();
-        let here: Vec<&PodPlan> = plan.pods.iter().filter(|p| p.pod.mesh && p.pod.node == node.name).collect();
-        wait::until_ready(lab, &record, "the capture of all pods", READY, || {
-            let captured = captured_pods(lab, &node.name).unwrap_or_default();
-            Ok(here.iter().all(|p| captured.get(&p.uid).is_some_and(|c| c == CAPTURED)))
-        })?;
+        let here: Vec<&PodPlan> = plan.pods.iter().filter(|p| p.pod.node == node.name).collect();
+        until_captured(lab, &node.name, &here)?;
     }
     Ok(())
+}
+
+/// Waits until a node's agent says of these pods, as far as they are meshed, that they are captured.
+pub(crate) fn until_captured(lab: &Lab, node: &str, pods: &[&PodPlan]) -> Result<(), LabError> {
+    let record = lab.state().process(&format!("{node}/agent"))?.clone();
+    wait::until_ready(lab, &record, "the capture of all pods", READY, || {
+        let captured = captured_pods(lab, node).unwrap_or_default();
+        Ok(pods.iter().filter(|p| p.pod.mesh).all(|p| captured.get(&p.uid).is_some_and(|c| c == CAPTURED)))
+    })
 }
 
 /// Waits until the agent of a removed pod's node has let go of it.

@@ -17,7 +17,7 @@ use crate::plan::{Plan, PodPlan};
 use crate::process::{self, Launch, Record};
 use crate::spec::{Pod, Spec};
 use crate::state::{Lock, State};
-use crate::{config, down, programs, tools, users, wait};
+use crate::{down, programs, tools, users, wait};
 
 /// Raises a lab; see [`Lab::up`].
 pub(crate) fn up(spec: &Spec, options: &Options) -> Result<Lab, LabError> {
@@ -220,8 +220,19 @@ pub(crate) fn pod_process(pod: &str) -> String {
     format!("pod/{pod}")
 }
 
-/// See [`Lab::add_pod`].
+/// See [`Lab::add_pod`]. Pods may come and go side by side: the lab is held only while its state and its files change.
 pub(crate) fn add_pod(lab: &Lab, pod: Pod) -> Result<(), LabError> {
+    let placed = place_pod(lab, pod)?;
+    let made = make_pod(lab, &placed);
+    if made.is_err()
+        && let Err(left) = unmake_pod(lab, &placed)
+    {
+        tracing::error!(error = %left, pod = placed.pod.name, "cannot undo all of a pod that did not come up");
+    }
+    made
+}
+
+fn place_pod(lab: &Lab, pod: Pod) -> Result<PodPlan, LabError> {
     let _lock = lab.lock()?;
     let plan = lab.plan();
     if plan.pod(&pod.name).is_ok() {
@@ -233,53 +244,73 @@ pub(crate) fn add_pod(lab: &Lab, pod: Pod) -> Result<(), LabError> {
         ));
     }
     let placed = plan.place_pod(pod)?;
+    // Whoever tells of pods writes into the folders of all of them.
+    make_pod_folder(&lab.paths, &placed)?;
     lab.change(|state| {
         state.plan.spec.pods.push(placed.pod.clone());
         state.plan.pods.push(placed.clone());
         Ok(())
     })?;
-    let made = make_pod(lab, &placed);
-    if made.is_err()
-        && let Err(left) = unmake_pod(lab, &placed)
-    {
-        tracing::error!(error = %left, pod = placed.pod.name, "cannot undo all of a pod that did not come up");
-    }
-    made
+    Ok(placed)
 }
 
 fn make_pod(lab: &Lab, pod: &PodPlan) -> Result<(), LabError> {
-    let plan = lab.plan();
     let netns = lab.paths.netns(&netns_of_pod(&pod.pod.name));
     cgroup::create(&lab.tree.pod(&pod.pod.node, &pod.pod.name))?;
     netns::create(&netns, &[])?;
+    let plan = lab.plan();
     let node = plan.node(&pod.pod.node)?;
     let one = Attachment { node, netns: &netns, host_interface: &pod.host_interface, addresses: &pod.addresses };
     links::attach(&lab.paths, node, &[one])?;
-    make_pod_folder(&lab.paths, pod)?;
-    write_hosts(&lab.paths, &plan)?;
+    tell_of_pods(lab)?;
     if plan.meshed() {
-        programs::publish(lab, &plan)?;
-        programs::until_enrolled(lab, &plan)?;
+        programs::until_captured(lab, &pod.pod.node, &[pod])?;
     }
     if pod.pod.command.is_empty() {
         return Ok(());
     }
-    let record = start_pod(lab, pod)?;
+    let record = {
+        let _lock = lab.lock()?;
+        start_pod(lab, pod)?
+    };
     until_pod_ready(lab, pod, &record)
+}
+
+/// Writes what pods and programs read of the pods that there are now.
+fn tell_of_pods(lab: &Lab) -> Result<(), LabError> {
+    let _lock = lab.lock()?;
+    let plan = lab.plan();
+    write_hosts(&lab.paths, &plan)?;
+    if lab.paths.discovery().exists() { programs::publish(lab, &plan) } else { Ok(()) }
 }
 
 /// See [`Lab::remove_pod`].
 pub(crate) fn remove_pod(lab: &Lab, name: &str) -> Result<(), LabError> {
-    let _lock = lab.lock()?;
     let placed = lab.plan().pod(name)?.clone();
     unmake_pod(lab, &placed)
 }
 
-// In the order of a kubelet: processes first, then the mesh forgets the pod, then its network goes.
+// In the order of a kubelet: processes first, then the pod's network, and who watches pods learns of it. An agent that still has a
+// pod in its list whose network is gone has nothing to let go of gently.
 fn unmake_pod(lab: &Lab, pod: &PodPlan) -> Result<(), LabError> {
     let name = &pod.pod.name;
     let group = lab.tree.pod(&pod.pod.node, name);
     down::clear_group(&group)?;
+    let netns = lab.paths.netns(&netns_of_pod(name));
+    if netns.exists() {
+        // A veth pair goes with either end; the namespace itself may be held a little longer by a proxy that drains.
+        if let Err(error) = links::detach(&lab.paths, &pod.pod.node, &pod.host_interface) {
+            tracing::debug!(%error, pod = name, "no interface to delete");
+        }
+        netns::remove(&netns)?;
+    }
+    forget_pod(lab, name)?;
+    tell_of_pods(lab)?;
+    if lab.paths.discovery().exists() { programs::until_forgotten(lab, pod) } else { Ok(()) }
+}
+
+fn forget_pod(lab: &Lab, name: &str) -> Result<(), LabError> {
+    let _lock = lab.lock()?;
     lab.forget(&pod_process(name))?;
     lab.change(|state| {
         state.plan.spec.pods.retain(|p| p.name != *name);
@@ -289,21 +320,6 @@ fn unmake_pod(lab: &Lab, pod: &PodPlan) -> Result<(), LabError> {
         }
         Ok(())
     })?;
-    let plan = lab.plan();
-    write_hosts(&lab.paths, &plan)?;
-    if lab.paths.discovery().exists() {
-        config::discovery::publish(&lab.paths, &plan)?;
-        programs::publish(lab, &plan)?;
-        programs::until_forgotten(lab, pod)?;
-    }
-    let netns = lab.paths.netns(&netns_of_pod(name));
-    if netns.exists() {
-        // A veth pair goes with either end; the namespace itself may be held a little longer by a proxy that drains.
-        if let Err(error) = links::detach(&lab.paths, &pod.pod.node, &pod.host_interface) {
-            tracing::debug!(%error, pod = name, "no interface to delete");
-        }
-        netns::remove(&netns)?;
-    }
     let folder = lab.paths.pod(name);
     if folder.exists() {
         fs::remove_dir_all(&folder).doing(|| format!("cannot remove {}", folder.display()))?;
