@@ -47,15 +47,18 @@ ebpf: ## rebuild the committed kernel object (installs the toolchain from packag
 check-ebpf: ## does the committed kernel object match its sources?
 	@redirect-ebpf/programs/check.sh
 
+# Each takes minutes in this profile: only what is measured.
+MEASURED = -p bench -p ztunnel -p waypoint -p control -p node -p ca -p culvert
+
 bench: setup ## measurements: direct against meshed, the waypoint beside Envoy, routes, then a large cluster by a script
-	@cargo build --workspace --locked --release
+	@cargo build --locked --release $(MEASURED)
 	@target/release/bench
 	@target/release/bench waypoint
 	@target/release/bench routes
 	@target/release/bench scale
 
 bench-waypoint: setup ## the waypoint beside Envoy alone (OPTIONS="--rounds 7 --workers 1 --no-log")
-	@cargo build --workspace --locked --release
+	@cargo build --locked --release $(MEASURED)
 	@target/release/bench waypoint $(OPTIONS)
 
 cluster: ## raise a real two-node Kubernetes (root; OPTIONS="--cni bridge --proxy-mode nftables"), and leave it up

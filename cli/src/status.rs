@@ -174,10 +174,17 @@ fn pod_status(pod: &Pod, labelled: &[String], known: &BTreeMap<String, Value>) -
         return None;
     }
     let text = |key: &str| report.and_then(|r| r[key].as_str()).unwrap_or_default().to_owned();
-    let state = if report.is_some() { text("state") } else { "missing".to_owned() };
+    // A pod has an address when its network is made, which is when it is captured.
+    let begun = pod.status.as_ref().is_some_and(|s| s.pod_ip.is_some());
+    let state = match (report.is_some(), begun) {
+        (true, _) => text("state"),
+        (false, true) => "missing".to_owned(),
+        (false, false) => "starting".to_owned(),
+    };
     let clear = report.and_then(|r| r["clearConnections"].as_u64()).unwrap_or_default();
     let note = match (&*state, wanted, clear) {
         ("missing", ..) => "should be captured, and its agent does not know it; see the agent's log".to_owned(),
+        ("starting", ..) => "has no network yet; it is captured before its first process runs".to_owned(),
         ("failed", ..) => text("error"),
         ("captured", Wanted::No, _) => "no label wants it here any more".to_owned(),
         (_, _, 0) => String::new(),

@@ -28,7 +28,7 @@ const ROOT_DAYS: i64 = 30;
 
 /// All lines, by group.
 pub(crate) fn judge(facts: &Facts, pre: bool) -> Vec<Line> {
-    let mut lines = vec![version(facts), definitions(facts), clock(facts)];
+    let mut lines = vec![version(facts), definitions(facts, pre), clock(facts)];
     lines.extend(facts.nodes.iter().map(kernel));
     lines.extend(facts.nodes.iter().filter_map(|node| node_clock(node, facts)));
     if facts.istiod {
@@ -82,19 +82,19 @@ fn version(facts: &Facts) -> Line {
     }
 }
 
-fn definitions(facts: &Facts) -> Line {
+fn definitions(facts: &Facts, pre: bool) -> Line {
     let id = "cluster.crds";
     let Some(there) = &facts.definitions else {
         return warn(id, "resource definitions may not be listed", "run this as somebody who may");
     };
     let missing: Vec<String> = crds().iter().map(ResourceExt::name_any).filter(|name| !there.contains(name)).collect();
-    match missing.is_empty() {
-        true => ok(id, "all resource definitions are there"),
-        false => fail(
-            id,
-            format!("missing: {}", missing.join(", ")),
-            "culvert install makes them, as does the chart culvert-crds",
-        ),
+    let (what, remedy) =
+        (missing.join(", "), "culvert install makes them; with Helm, install the chart culvert-crds first");
+    match (missing.is_empty(), pre) {
+        (true, _) => ok(id, "all resource definitions are there"),
+        // Nobody has made them before the first installation.
+        (false, true) => warn(id, format!("not there yet: {what}"), remedy),
+        (false, false) => fail(id, format!("missing: {what}"), remedy),
     }
 }
 

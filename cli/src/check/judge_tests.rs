@@ -40,7 +40,7 @@ fn what_is_wrong_with_a_cluster_is_named_with_a_remedy() {
     type Breaking = fn(&mut Facts);
     let cases: [(&str, State, Breaking); 7] = [
         ("cluster.version", State::Fail, |f| f.version = (1, 29)),
-        ("cluster.crds", State::Fail, |f| drop(f.definitions.as_mut().map(std::collections::BTreeSet::pop_first))),
+        ("cluster.crds", State::Warn, |f| drop(f.definitions.as_mut().map(std::collections::BTreeSet::pop_first))),
         ("cluster.crds", State::Warn, |f| f.definitions = None),
         ("cluster.clock", State::Warn, |f| {
             let now = Timestamp::now();
@@ -71,6 +71,9 @@ fn an_installation_that_is_not_there_fails_in_each_of_its_parts() {
         assert_eq!(line(&facts, false, id).state, State::Fail, "{id}");
     }
     assert_eq!(line(&facts, false, "mesh.podcidrs").state, State::Warn);
+    let mut facts = well();
+    facts.definitions.as_mut().map(std::collections::BTreeSet::pop_first);
+    assert_eq!(line(&facts, false, "cluster.crds").state, State::Fail);
 }
 
 #[test]

@@ -100,10 +100,10 @@ fn holds(options: Options, wanted: impl Fn(&str) -> bool) -> Result<()> {
 }
 
 fn pre_check(cluster: &Cluster) -> Result<()> {
-    let lines: Vec<Value> = serde_json::from_str(&fails(cluster, &["check", "--pre", "-o", "json"])?)?;
-    let failed: Vec<&Value> = lines.iter().filter(|l| l["state"] == "fail").collect();
+    let lines: Vec<Value> = serde_json::from_str(&culvert(cluster, &["check", "--pre", "-o", "json"])?)?;
+    let told: Vec<&Value> = lines.iter().filter(|l| l["state"] != "ok").collect();
     // Nobody has made the definitions yet.
-    ensure!(failed.len() == 1 && failed[0]["id"] == "cluster.crds", "{failed:?}");
+    ensure!(told.len() == 1 && told[0]["id"] == "cluster.crds" && told[0]["state"] == "warn", "{told:?}");
     Ok(())
 }
 
