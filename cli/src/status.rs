@@ -228,7 +228,7 @@ mod tests {
 
     fn pod(value: Value) -> Pod {
         let mut pod = json!({"metadata": {"name": "web", "namespace": "shop", "uid": "u1"},
-            "spec": {"containers": [], "nodeName": "n1"}, "status": {"phase": "Running"}});
+            "spec": {"containers": [], "nodeName": "n1"}, "status": {"phase": "Running", "podIP": "10.0.0.1"}});
         for (key, value) in value.as_object().unwrap() {
             for (inner, value) in value.as_object().unwrap() {
                 pod[key][inner] = value.clone();
@@ -245,6 +245,8 @@ mod tests {
         let state = |pod: &Pod, known: &BTreeMap<String, Value>| pod_status(pod, &labelled, known).map(|s| s.state);
         let plain = pod(json!({}));
         assert_eq!(state(&plain, &none).as_deref(), Some("missing"));
+        let begins = pod(json!({"status": {"phase": "Pending", "podIP": null}}));
+        assert_eq!(state(&begins, &none).as_deref(), Some("starting"));
         assert_eq!(state(&plain, &reports(json!({"state": "captured"}))).as_deref(), Some("captured"));
         for out in [
             json!({"metadata": {"labels": {MODE: "none"}}}),
