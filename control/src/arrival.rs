@@ -84,6 +84,12 @@ macro_rules! native {
                 _ => None,
             }
         }
+        fn unknown_native(kind: Kind, value: &Value) -> Vec<String> {
+            match kind {
+                $(Kind::$kind => ignored::<$full>(value),)*
+                _ => Vec::new(),
+            }
+        }
     };
 }
 
@@ -106,6 +112,12 @@ macro_rules! custom {
                     <$full>::deserialize(value).map(|o| Input::$input($input::from(&o))).map_err(|e| e.to_string())
                 ),)*
                 _ => None,
+            }
+        }
+        fn unknown_custom(kind: Kind, value: &Value) -> Vec<String> {
+            match kind {
+                $(Kind::$kind => ignored::<$full>(value),)*
+                _ => Vec::new(),
             }
         }
     };
@@ -146,4 +158,30 @@ custom! {
 /// When it has not the shape of its kind; `None` for a kind that is not read.
 pub(crate) fn read(kind: Kind, value: &Value) -> Option<Result<Input, String>> {
     read_native(kind, value).or_else(|| read_custom(kind, value))
+}
+
+/// Fields of a manifest that its kind does not have, as JSON pointers. An API server would refuse them or leave them out.
+pub(crate) fn unknown(kind: Kind, value: &Value) -> Vec<String> {
+    let mut found = unknown_native(kind, value);
+    found.extend(unknown_custom(kind, value));
+    // The head was read before, and what a controller wrote is not the user's: neither is looked at by each type.
+    found.retain(|field| !matches!(field.split('/').nth(1), Some("apiVersion" | "kind" | "status")));
+    found
+}
+
+fn ignored<T: DeserializeOwned>(value: &Value) -> Vec<String> {
+    let mut found = Vec::new();
+    // What cannot be read at all is told by `read`.
+    let read: Result<T, _> = serde_ignored::deserialize(value, |path| found.push(pointer(&path)));
+    if read.is_ok() { found } else { Vec::new() }
+}
+
+fn pointer(path: &serde_ignored::Path<'_>) -> String {
+    use serde_ignored::Path;
+    match path {
+        Path::Root => String::new(),
+        Path::Seq { parent, index } => format!("{}/{index}", pointer(parent)),
+        Path::Map { parent, key } => format!("{}/{}", pointer(parent), key.replace('~', "~0").replace('/', "~1")),
+        Path::Some { parent } | Path::NewtypeStruct { parent } | Path::NewtypeVariant { parent } => pointer(parent),
+    }
 }

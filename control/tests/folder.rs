@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::cell::Cell;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -299,8 +300,14 @@ async fn a_waypoint_hears_of_what_is_bound_to_it_and_follows_addresses_by_name()
             // A service's name brings its workloads along, now and later.
             waypoint.handle.demand(proto::ADDRESS_TYPE, KEY).await.unwrap();
             let has_web = |change: &Change| change.workloads.iter().any(|w| &*w.uid == WEB);
-            let third = waypoint.until(has_web).await;
-            assert!(third.services.iter().any(|s| s.key().to_string() == KEY && s.waypoint.is_some()));
+            let came = Cell::new(false);
+            // Nobody is sent to the waypoint before it has answered that it knows the service: that may be a moment later.
+            let sent = |s: &mesh::Service| s.key().to_string() == KEY && s.waypoint.is_some();
+            let third = |change: &Change| {
+                came.set(came.get() || has_web(change));
+                came.get() && change.services.iter().any(|s| sent(s))
+            };
+            waypoint.until(third).await;
             site.write("web.yaml", &web("10.0.1.4").replace("uid: u-web", "uid: u-web, labels: {app: web}"));
             waypoint
                 .until(|change| has_web(change) && change.workloads[0].addresses[0].to_string() == "10.0.1.4")

@@ -31,8 +31,18 @@ impl JsonSchema for Manifest {
 impl Check for Manifest {
     fn check(&self, report: &mut Report) {
         for (at, object) in items(&self.0) {
-            if let Err((field, what, remedy)) = read(object) {
-                report.at(&format!("{at}{field}")).mistake(what, remedy);
+            match read(object) {
+                Err((field, what, remedy)) => report.at(&format!("{at}{field}")).mistake(what, remedy),
+                Ok(input) => {
+                    let kind = input.map(|input| input.key().kind);
+                    for field in kind.into_iter().flat_map(|kind| arrival::unknown(kind, object)) {
+                        let name = field.rsplit('/').next().unwrap_or_default();
+                        let what = format!("{} has no field {name} here", object["kind"].as_str().unwrap_or_default());
+                        report
+                            .at(&format!("{at}{field}"))
+                            .mistake(what, "take it away, or write the name of the field that you mean");
+                    }
+                }
             }
         }
     }

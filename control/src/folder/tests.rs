@@ -124,3 +124,47 @@ async fn of_two_manifests_of_an_object_the_first_file_counts() {
     assert_eq!(zone(made.differences()), "z2");
     assert_eq!(made.differences(), []);
 }
+
+#[test]
+fn a_field_that_a_kind_does_not_have_is_a_mistake_with_its_place() {
+    let typos = "apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: a, namespace: shop}
+spec:
+  rules:
+  - form:
+    - source: {principals: ['*']}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: b, namespace: shop, labls: {x: y}}
+spec:
+  podSelector: {}
+  ingress:
+  - prots: [{port: 80}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: c, namespace: shop}
+spec:
+  parentRefs: [{group: '', kind: Service, name: cart}]
+  rules:
+  - matches: [{path: {type: Exact, vlaue: /x}}]
+status: {parents: [], of: {a: controller}}
+";
+    let folder = folder(&[("a.yaml", typos)]);
+    let mistakes = Folder::check(folder.path()).unwrap_err().to_string();
+    for wanted in [
+        "a.yaml:7:7: spec.rules[0].form",
+        "AuthorizationPolicy has no field form here",
+        "a.yaml:11",
+        "no field labls",
+        "a.yaml:15",
+        "no field prots",
+        "a.yaml:23",
+        "no field vlaue",
+    ] {
+        assert!(mistakes.contains(wanted), "{wanted}: {mistakes}");
+    }
+    assert_eq!(mistakes.lines().count(), 4, "{mistakes}");
+}
