@@ -2,6 +2,8 @@
 //! know of waypoints is where they are.
 
 use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
 
 use crate::admin;
 use crate::caps;
@@ -13,13 +15,13 @@ use crate::lab::{Lab, netns_of_pod};
 use crate::paths::Paths;
 use crate::plan::{Plan, PodPlan};
 use crate::process::{self, Record};
-use crate::programs::{CONTROL_PORT, in_host, start_program};
+use crate::programs::{in_host, start_program};
 use crate::wait::{self, READY};
 
 const CONTROL: (&str, &str) = ("culvert-control", "control");
 const WAYPOINT: (&str, &str) = ("waypoint", "waypoint");
-/// Where a waypoint says whether it is ready, in its pod.
-const WAYPOINT_READY: &str = "127.0.0.1:15021";
+/// Where a waypoint and the control plane say whether they are ready, in the namespace of each.
+const PROGRAM_READY: &str = "127.0.0.1:15021";
 
 /// Names what is missing before anything is made.
 pub(crate) fn look_around(plan: &Plan) -> Result<(), LabError> {
@@ -63,8 +65,9 @@ pub(crate) fn raise(lab: &Lab, plan: &Plan, tokens: &[Token]) -> Result<(), LabE
     let infra = lab.paths.netns("infra");
     let enter = in_host(lab, lab.tree.infra(), &infra);
     let control = start_program(lab, "control", CONTROL, &lab.paths.control().join("control.yaml"), enter)?;
-    let ips: Vec<_> = plan.infra().into_iter().take(1).collect();
-    wait::until_listening(lab, &control, &infra, &ips, CONTROL_PORT)?;
+    // It listens before it has read the objects, and ends when one of them is wrong.
+    let to = admin::address(PROGRAM_READY)?;
+    until_healthy(lab, &control, &infra, to)?;
     let mut started = Vec::new();
     for waypoint in &plan.spec.waypoints {
         lab.step(&format!("waypoint {}", waypoint.name))?;
@@ -72,7 +75,7 @@ pub(crate) fn raise(lab: &Lab, plan: &Plan, tokens: &[Token]) -> Result<(), LabE
         started.push((pod, start(lab, plan, pod)?));
     }
     for (pod, record) in &started {
-        until_ready(lab, pod, record)?;
+        until_healthy(lab, record, &lab.paths.netns(&netns_of_pod(&pod.pod.name)), to)?;
     }
     Ok(())
 }
@@ -88,11 +91,9 @@ fn start(lab: &Lab, plan: &Plan, pod: &PodPlan) -> Result<Record, LabError> {
     start_program(lab, &process_name(name), WAYPOINT, &file, enter)
 }
 
-fn until_ready(lab: &Lab, pod: &PodPlan, record: &Record) -> Result<(), LabError> {
-    let to = admin::address(WAYPOINT_READY)?;
-    let netns = lab.paths.netns(&netns_of_pod(&pod.pod.name));
+fn until_healthy(lab: &Lab, record: &Record, netns: &Path, to: SocketAddr) -> Result<(), LabError> {
     wait::until_ready(lab, record, "readiness", READY, || {
-        Ok(admin::http_get(&netns, to, "GET", "/healthz/ready").is_ok_and(|a| a.status == 200))
+        Ok(admin::http_get(netns, to, "GET", "/healthz/ready").is_ok_and(|a| a.status == 200))
     })
 }
 

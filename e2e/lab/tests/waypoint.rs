@@ -88,3 +88,20 @@ fn requests_are_routed_judged_and_recorded() {
     lab.down().unwrap();
     checks.finish();
 }
+
+#[test]
+fn a_lab_whose_route_has_a_field_that_there_is_not_does_not_come_up_and_says_where() {
+    let text = "
+name: typo
+nodes: [{name: n1}]
+waypoints: [{name: wp, namespace: shop, node: n1}]
+pods: [{name: web, namespace: shop, node: n1}]
+manifests:
+- apiVersion: security.istio.io/v1
+  kind: AuthorizationPolicy
+  metadata: {name: typo, namespace: shop}
+  spec: {targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: wp}], rules: [{form: []}]}
+";
+    let failed = Lab::up(&Spec::parse("typo.yaml", text).unwrap(), &Options::default()).unwrap_err().to_string();
+    assert!(failed.contains("control") && failed.contains("spec.rules[0].form"), "{failed}");
+}
