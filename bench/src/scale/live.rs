@@ -131,9 +131,10 @@ impl<'a> Plane<'a> {
         let (config, program) =
             (folder.write("control.yaml", config.to_string())?, programs::built("culvert-control")?);
         // Its words go into a file: nobody reads a pipe. In a cluster it runs on another machine: here it has the time that
-        // the proxies and the requests leave.
+        // the proxies and the requests leave. Where the kernel shares CPUs between sessions first (sched(7), autogroup), a
+        // process's own priority says nothing to those of other sessions: its session has one, too.
         let line = format!(
-            "exec nice -n 19 {} --config {} > {} 2>&1",
+            "exec setsid sh -c '[ ! -e /proc/self/autogroup ] || echo 19 > /proc/self/autogroup; exec nice -n 19 {} --config {} > {} 2>&1'",
             shown(&program)?,
             shown(&config)?,
             shown(&folder.path("control.log"))?
