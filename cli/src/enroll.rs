@@ -114,15 +114,25 @@ pub(crate) struct Blocked {
     pub(crate) remedy: String,
 }
 
-/// Policies that keep tunnels from their way. Pods that are not in the mesh by their labels do not count.
+/// Label of the pods of a waypoint: whose (waypoint-api.md).
+const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
+
+/// Policies that keep tunnels from their way: from pods that are in the mesh by their labels, and from waypoints.
 pub(crate) fn blocked(namespaces: &[Namespace], pods: &[Pod], policies: &[NetworkPolicy]) -> Vec<Blocked> {
     let in_mesh = |object: &BTreeMap<String, String>| object.get(MODE).map(String::as_str) == Some("ambient");
     let enrolled: Vec<String> = namespaces.iter().filter(|n| in_mesh(n.labels())).map(ResourceExt::name_any).collect();
     let host = |pod: &Pod| pod.spec.as_ref().and_then(|s| s.host_network) == Some(true);
-    let pods = pods.iter().filter(|p| !host(p) && p.labels().get(MODE).is_none_or(|m| m == "ambient"));
     let by_namespace = |p: &Pod| p.namespace().is_some_and(|n| enrolled.contains(&n));
+    let takes_tunnels = |p: &Pod| match p.labels().get(MODE).map(String::as_str) {
+        None => by_namespace(p),
+        Some("ambient") => true,
+        // Not captured, because it ends tunnels itself.
+        Some("none") => p.labels().contains_key(GATEWAY_NAME),
+        Some(_) => false,
+    };
     let meshed: Vec<Meshed<'_>> = pods
-        .filter(|p| in_mesh(p.labels()) || by_namespace(p))
+        .iter()
+        .filter(|p| !host(p) && takes_tunnels(p))
         .map(|p| Meshed { namespace: p.metadata.namespace.as_deref().unwrap_or_default(), labels: p.labels() })
         .collect();
     let found = network_policy::lacking(policies, &meshed);
@@ -176,6 +186,10 @@ mod tests {
             blocked(std::slice::from_ref(&namespace), std::slice::from_ref(&plain), std::slice::from_ref(&policy))
                 .is_empty()
         );
+        // A waypoint takes tunnels wherever it is; another pod that is kept out does not.
+        let kept_out = |more: &str| pod(json!({"app": "web", MODE: "none", more: "wp"}), json!({"containers": []}));
+        let of = |pod: Pod| blocked(std::slice::from_ref(&namespace), &[pod], std::slice::from_ref(&policy)).len();
+        assert_eq!((of(kept_out(GATEWAY_NAME)), of(kept_out("x"))), (1, 0));
         assert!(find("gone", &[namespace], &[], &[]).unwrap_err().to_string().contains("there are shop"));
     }
 

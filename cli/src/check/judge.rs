@@ -355,7 +355,7 @@ fn tunnels(facts: &Facts) -> Vec<Line> {
     let id = "mesh.tunnels";
     let blocked = enroll::blocked(&facts.namespaces, &facts.pods, &facts.policies);
     if blocked.is_empty() {
-        return vec![ok(id, "no NetworkPolicy keeps tunnels (TCP 15008) from pods in the mesh")];
+        return vec![ok(id, "no NetworkPolicy keeps tunnels (TCP 15008) from pods in the mesh and waypoints")];
     }
     blocked.into_iter().map(|b| fail(id, format!("NetworkPolicy {} {}", b.policy, b.what), b.remedy)).collect()
 }
