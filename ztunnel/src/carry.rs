@@ -200,7 +200,8 @@ async fn withdrawn(world: &World, guard: &Guard) -> policy::Denial {
                     let verdict = permit.rejudge(&world.policies(), &subject).verdict;
                     (!matches!(verdict, Verdict::Unknown(_))).then_some(())
                 };
-                if world.held(decided).await.is_none() {
+                // Boxed: rare, and every connection's future would have its size.
+                if Box::pin(world.held(decided)).await.is_none() {
                     return policy::Denial::not_held(names);
                 }
                 continue;

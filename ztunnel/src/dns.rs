@@ -27,6 +27,7 @@ use ::dns::{Answer, Client, Decision, Expected, Received, Request, Settings};
 use mesh::OriginalDst;
 use net::mark;
 use net::socket::ListenOptions;
+use proxy::Alive;
 use telemetry::{DnsMetrics, Telemetry};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -245,9 +246,9 @@ pub(crate) async fn serve_udp(here: Rc<Here>, socket: udp::Socket) {
 
 /// The story of a connection that iptables redirected to our port: like every other captured one, unless the application
 /// called the port itself, which would lead back here without end.
-pub(crate) async fn redirected_tcp(here: Rc<Here>, app: TcpStream) {
+pub(crate) async fn redirected_tcp(here: Rc<Here>, app: TcpStream, alive: Alive) {
     match here.original_dst(&app) {
-        Ok(original) if original.port() == PORT => crate::outbound::outbound(here, app).await,
+        Ok(original) if original.port() == PORT => crate::outbound::outbound(here, app, alive).await,
         _ => net::socket::abort(app),
     }
 }

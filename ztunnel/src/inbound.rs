@@ -1,7 +1,7 @@
 //! The story of a tunnel that arrives at a pod of ours, and of each stream in it:
 //! accept → handshake → (per stream: judge → connect → answer → relay → report).
 
-use std::future::pending;
+use std::future::{Future, pending};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::pin;
@@ -10,20 +10,21 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use directory::{Authority, InboundTarget};
-use hbone::{Baggage, Request, ResponseHeaders, Server};
+use hbone::{Baggage, Request, ResponseHeaders, Server, TunnelStream};
 use identity::Peer;
 use identity::stream;
 use mesh::{AppAddr, Direction, Identity, NetworkAddress, Outcome, PeerAddr, Workload};
 use net::proxy_header;
 use net::socket::{self, ConnectOptions};
 use policy::{Connection, Permit};
-use proxy::bond;
 use proxy::dial::{self, CONNECT};
+use proxy::{Alive, bond};
 use telemetry::{Phase, Record};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::budget::Share;
 use crate::carry::{Far, Right, carry};
 use crate::here::{Here, health};
 use crate::judge;
@@ -47,12 +48,12 @@ struct Tunnel {
 }
 
 /// Serves one tunnel connection until the peer closes it, the pod goes, or a drain ends.
-pub(crate) async fn inbound(here: Rc<Here>, tcp: TcpStream) {
+pub(crate) async fn inbound(here: Rc<Here>, tcp: TcpStream, _alive: Alive) {
     let (Ok(peer), Ok(local)) = (socket::peer(&tcp), socket::original_dst(&tcp)) else {
         tracing::debug!(pod = %here.pod.uid(), "the peer left before its connection was looked at");
         return;
     };
-    match handshake(&here, tcp, peer, local.ip()).await {
+    match Box::pin(handshake(&here, tcp, peer, local.ip())).await {
         Ok((tunnel, server)) => serve(here, Rc::new(tunnel), server).await,
         Err((outcome, error)) => {
             let mut record = here.record(Direction::Inbound, peer, local.0);
@@ -135,13 +136,40 @@ async fn serve(here: Rc<Here>, tunnel: Rc<Tunnel>, mut server: Server) {
 }
 
 /// One stream: one connection of a client's application to ours.
-async fn one(here: Rc<Here>, tunnel: Rc<Tunnel>, mut request: Request) {
+fn one(here: Rc<Here>, tunnel: Rc<Tunnel>, request: Request) -> impl Future<Output = ()> {
+    // Boxed: a connection does not carry along what it took to set it up.
+    let begun = Box::pin(begin(here.clone(), tunnel.clone(), request));
+    async move {
+        let Some(Begun { mut record, joined, far, share }) = begun.await else { return };
+        let to = joined.app_addr.to_string();
+        let _entry = here.pod.enter(Direction::Inbound, tunnel.peer.0, to.clone(), to, "HBONE");
+        let outcome = carry(&here, joined.app, Far::Tunnel(far), &mut record, Right::In(joined.permit)).await;
+        if let Some(found) = socket::tcp_info(&tunnel.socket) {
+            record.health(health(&found));
+        }
+        record.finish(outcome);
+        drop(share);
+    }
+}
+
+/// A stream that has been answered.
+struct Begun {
+    record: Record,
+    joined: Joined,
+    far: TunnelStream,
+    /// Of the pod's budget.
+    share: Share,
+}
+
+/// Judges, connects and answers; `None` when the stream was refused, which is on record then.
+async fn begin(here: Rc<Here>, tunnel: Rc<Tunnel>, mut request: Request) -> Option<Begun> {
     let target = SocketAddr::new(tunnel.local_ip, 0);
     let mut record = here.record(Direction::Inbound, tunnel.peer, target);
     describe(&here, &tunnel, &request, &mut record);
-    let Some(_share) = here.pod.budget().connection() else {
+    let Some(share) = here.pod.budget().connection() else {
         request.refuse(Outcome::BudgetExhausted.report().status);
-        return record.finish(Outcome::BudgetExhausted);
+        record.finish(Outcome::BudgetExhausted);
+        return None;
     };
     // A client that gives up while we hold or connect is not waited for.
     let target = target_of(&here, &tunnel, &request, &mut record);
@@ -157,21 +185,17 @@ async fn one(here: Rc<Here>, tunnel: Rc<Tunnel>, mut request: Request) {
         Err(outcome) => {
             let status = status(&request, outcome);
             request.refuse(status);
-            return record.finish(outcome);
+            record.finish(outcome);
+            return None;
         }
     };
     let answer = ResponseHeaders { baggage: Baggage::from(&*tunnel.workload) };
     let Ok(far) = request.accept(&answer) else {
         socket::abort(joined.app);
-        return record.finish(Outcome::TunnelLost);
+        record.finish(Outcome::TunnelLost);
+        return None;
     };
-    let to = joined.app_addr.to_string();
-    let _entry = here.pod.enter(Direction::Inbound, tunnel.peer.0, to.clone(), to, "HBONE");
-    let outcome = carry(&here, joined.app, Far::Tunnel(far), &mut record, Right::In(joined.permit)).await;
-    if let Some(found) = socket::tcp_info(&tunnel.socket) {
-        record.health(health(&found));
-    }
-    record.finish(outcome);
+    Some(Begun { record, joined, far, share })
 }
 
 /// A request that was not understood has its own status; everything else has the outcome's.
@@ -285,4 +309,13 @@ async fn expired(at: SystemTime) {
     while let Ok(left) = at.duration_since(SystemTime::now()) {
         tokio::time::sleep(left).await;
     }
+}
+
+/// Bytes of the future of one stream.
+#[cfg(test)]
+pub(crate) fn size_of_a_stream() -> usize {
+    fn size<F>(_: impl Fn(Rc<Here>, Rc<Tunnel>, Request) -> F) -> usize {
+        size_of::<F>()
+    }
+    size(one)
 }

@@ -1,6 +1,7 @@
 //! The story of a connection that a pod of ours opens:
 //! accept → identify → resolve → connect or reuse → relay → report.
 
+use std::future::Future;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,10 +11,12 @@ use directory::{Query, Route, Unresolved};
 use hbone::{Baggage, Bond, Head, Headers, Opened, PoolKey};
 use mesh::{Direction, Identity, OriginalDst, Outcome, PeerAddr, Service, Workload};
 use net::socket::{self, ConnectOptions};
+use proxy::Alive;
 use proxy::dial::{self, CONNECT};
 use telemetry::{Phase, Record};
 use tokio::net::TcpStream;
 
+use crate::budget::Share;
 use crate::carry::{Far, Right, carry};
 use crate::config::{SameNode, UnknownPod};
 use crate::dns;
@@ -23,45 +26,68 @@ use crate::same_node::{self, Near, Wanted};
 use crate::world::OfPod as _;
 
 /// Carries one captured connection to its end.
-pub(crate) async fn outbound(here: Rc<Here>, mut app: TcpStream) {
+pub(crate) fn outbound(here: Rc<Here>, app: TcpStream, alive: Alive) -> impl Future<Output = ()> {
+    // Boxed: a connection does not carry along what it took to set it up, which is several times what it needs from then on.
+    let begun = Box::pin(begin(here.clone(), app));
+    async move {
+        let Some(Begun { app, peer, original, mut record, joined, share }) = begun.await else { return };
+        let FarJoined { actual, far, bond, leaving } = match joined {
+            Joined::Far(joined) => joined,
+            Joined::Near(near) => {
+                let (actual, protocol) = (near.app_addr().to_string(), "TCP");
+                let _entry = here.pod.enter(Direction::Outbound, peer.0, original.to_string(), actual, protocol);
+                // Boxed: larger than the other way, which would have its size.
+                return Box::pin(same_node::carry(&here, app, *near, record)).await;
+            }
+        };
+        let (actual, protocol) = (actual.to_string(), far.protocol());
+        let _entry = here.pod.enter(Direction::Outbound, peer.0, original.to_string(), actual, protocol);
+        let outcome = carry(&here, app, far, &mut record, Right::Out(leaving)).await;
+        let revoked = outcome == Outcome::TunnelLost && bond.is_some_and(|bond| bond.is_broken());
+        if revoked {
+            record.error("a certificate of the tunnel was revoked");
+        }
+        record.finish(if revoked { Outcome::CertRevoked } else { outcome });
+        drop((share, alive));
+    }
+}
+
+/// A captured connection that has somewhere to go.
+struct Begun {
+    app: TcpStream,
+    peer: PeerAddr,
+    original: OriginalDst,
+    record: Record,
+    joined: Joined,
+    /// Of the pod's budget.
+    share: Share,
+}
+
+/// Identifies, and connects to the other side; `None` when there is nothing to carry, which is on record then.
+async fn begin(here: Rc<Here>, mut app: TcpStream) -> Option<Begun> {
     let (Ok(peer), Ok(original)) = (socket::peer(&app), here.original_dst(&app)) else {
         tracing::debug!(pod = %here.pod.uid(), "the application left before its connection was looked at");
-        return;
+        return None;
     };
     let mut record = here.record(Direction::Outbound, peer, original.0);
-    let Some(_share) = here.pod.budget().connection() else {
+    let Some(share) = here.pod.budget().connection() else {
         socket::abort(app);
-        return record.finish(Outcome::BudgetExhausted);
+        record.finish(Outcome::BudgetExhausted);
+        return None;
     };
-    // Boxed: a rare way, which would make every connection's future larger.
-    if dns::is_query(&here, original) && Box::pin(dns::answer_tcp(&here, &mut app)).await {
-        return record.finish(Outcome::Closed);
+    if dns::is_query(&here, original) && dns::answer_tcp(&here, &mut app).await {
+        record.finish(Outcome::Closed);
+        return None;
     }
-    let joined = match join(&here, peer, original, &mut record).await {
-        Ok(joined) => joined,
+    match join(&here, peer, original, &mut record).await {
+        Ok(joined) => Some(Begun { app, peer, original, record, joined, share }),
         // The application's connect() has already succeeded: a reset is the only honest way to say no.
         Err(outcome) => {
             socket::abort(app);
-            return record.finish(outcome);
+            record.finish(outcome);
+            None
         }
-    };
-    let joined = match joined {
-        Joined::Far(joined) => joined,
-        Joined::Near(near) => {
-            let (actual, protocol) = (near.app_addr().to_string(), "TCP");
-            let _entry = here.pod.enter(Direction::Outbound, peer.0, original.to_string(), actual, protocol);
-            return same_node::carry(&here, app, *near, record).await;
-        }
-    };
-    let FarJoined { actual, far, bond, leaving } = joined;
-    let (actual, protocol) = (actual.to_string(), far.protocol());
-    let _entry = here.pod.enter(Direction::Outbound, peer.0, original.to_string(), actual, protocol);
-    let outcome = carry(&here, app, far, &mut record, Right::Out(leaving)).await;
-    let revoked = outcome == Outcome::TunnelLost && bond.is_some_and(|bond| bond.is_broken());
-    if revoked {
-        record.error("a certificate of the tunnel was revoked");
     }
-    record.finish(if revoked { Outcome::CertRevoked } else { outcome });
 }
 
 /// A connection whose other side is up.

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use mesh::{AppAddr, Direction, NetworkAddress, OriginalDst, Outcome, PeerAddr};
 use net::socket::{self, ConnectOptions};
 use policy::{Connection, Permit};
+use proxy::Alive;
 use proxy::dial::{self, CONNECT};
 use telemetry::{Phase, Record};
 use tokio::net::TcpStream;
@@ -19,7 +20,7 @@ use crate::world::OfPod as _;
 const OWN_PORTS: [u16; 3] = [15001, 15006, 15008];
 
 /// Carries one connection in clear to its end.
-pub(crate) async fn plaintext(here: Rc<Here>, client: TcpStream) {
+pub(crate) async fn plaintext(here: Rc<Here>, client: TcpStream, _alive: Alive) {
     let (Ok(peer), Ok(original)) = (socket::peer(&client), here.original_dst(&client)) else {
         tracing::debug!(pod = %here.pod.uid(), "the peer left before its connection was looked at");
         return;
@@ -30,7 +31,8 @@ pub(crate) async fn plaintext(here: Rc<Here>, client: TcpStream) {
         socket::abort(client);
         return record.finish(Outcome::BudgetExhausted);
     };
-    let (app, permit) = match join(&here, peer, original, &mut record).await {
+    // Boxed: a connection does not carry along what it took to set it up.
+    let (app, permit) = match Box::pin(join(&here, peer, original, &mut record)).await {
         Ok(joined) => joined,
         Err(outcome) => {
             socket::abort(client);

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use hbone::Evict;
 use net::socket::{self, ListenOptions};
+use proxy::Alive;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
@@ -122,7 +123,7 @@ fn open(here: &Here, port: u16) -> io::Result<TcpListener> {
 }
 
 /// Hands every connection to its story, until the pod is gone or the next proxy has taken over and nobody waits any more.
-async fn accept<F>(here: Rc<Here>, listener: TcpListener, story: impl Fn(Rc<Here>, TcpStream) -> F)
+async fn accept<F>(here: Rc<Here>, listener: TcpListener, story: impl Fn(Rc<Here>, TcpStream, Alive) -> F)
 where
     F: Future<Output = ()> + 'static,
 {
@@ -146,17 +147,14 @@ where
 async fn take<F>(
     here: &Rc<Here>,
     accepted: io::Result<(TcpStream, SocketAddr)>,
-    story: impl Fn(Rc<Here>, TcpStream) -> F,
+    story: impl Fn(Rc<Here>, TcpStream, Alive) -> F,
 ) where
     F: Future<Output = ()> + 'static,
 {
     match accepted {
         Ok((stream, _)) => {
-            let (alive, story) = (here.worker.enter(), story(here.clone(), stream));
-            tokio::task::spawn_local(async move {
-                story.await;
-                drop(alive);
-            });
+            // The story itself is the task: a future around it would hold it twice.
+            tokio::task::spawn_local(story(here.clone(), stream, here.worker.enter()));
         }
         Err(error)
             if matches!(error.raw_os_error(), Some(libc_errno::EMFILE | libc_errno::ENFILE | libc_errno::ENOMEM)) =>
@@ -183,4 +181,22 @@ mod libc_errno {
     pub(super) const ENOMEM: i32 = 12;
     pub(super) const ENFILE: i32 = 23;
     pub(super) const EMFILE: i32 = 24;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size<F>(_: impl Fn(Rc<Here>, TcpStream, Alive) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// Most of what an open connection costs is its future (docs/decisions/memory.md): it is to hold what carrying bytes needs, not what
+    /// setting up did.
+    #[test]
+    fn an_open_connection_holds_little() {
+        const MOST: usize = 4096;
+        let sizes = [size(outbound), size(plaintext), size(inbound), crate::inbound::size_of_a_stream()];
+        assert!(sizes.iter().all(|size| *size <= MOST), "{sizes:?}");
+    }
 }
