@@ -305,7 +305,7 @@ async fn a_waypoint_hears_of_what_is_bound_to_it_and_follows_addresses_by_name()
             let sent = |s: &mesh::Service| s.key().to_string() == KEY && s.waypoint.is_some();
             let third = |change: &Change| {
                 came.set(came.get() || has_web(change));
-                came.get() && change.services.iter().any(|s| sent(s))
+                came.get() && change.services.iter().any(&sent)
             };
             waypoint.until(third).await;
             site.write("web.yaml", &web("10.0.1.4").replace("uid: u-web", "uid: u-web, labels: {app: web}"));
