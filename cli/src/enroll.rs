@@ -2,6 +2,7 @@
 
 mod findings;
 
+use kubernetes::object::GATEWAY_NAME;
 use std::collections::BTreeMap;
 use std::io::{Write, stdout};
 use std::process::ExitCode;
@@ -113,9 +114,6 @@ pub(crate) struct Blocked {
     /// A command that mends it.
     pub(crate) remedy: String,
 }
-
-/// Label of the pods of a waypoint: whose (waypoint-api.md).
-const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
 
 /// Policies that keep tunnels from their way: from pods that are in the mesh by their labels, and from waypoints.
 pub(crate) fn blocked(namespaces: &[Namespace], pods: &[Pod], policies: &[NetworkPolicy]) -> Vec<Blocked> {

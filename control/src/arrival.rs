@@ -7,7 +7,6 @@ use k8s_openapi::api::{core, discovery, networking};
 use kube::Resource;
 use kube::core::DeserializeGuard;
 use kubernetes::object as api;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -78,16 +77,10 @@ macro_rules! native {
             }
         }
     )*
-        fn read_native(kind: Kind, value: &Value) -> Option<Result<Input, String>> {
+        fn read_native(kind: Kind, value: &Value, unknown: &mut Vec<String>) -> Option<Result<Input, String>> {
             match kind {
-                $(Kind::$kind => Some(<$full>::deserialize(value).map_err(|e| e.to_string()).and_then(|o| o.trim())),)*
+                $(Kind::$kind => Some(noting::<$full>(value, unknown).and_then(|o| o.trim())),)*
                 _ => None,
-            }
-        }
-        fn unknown_native(kind: Kind, value: &Value) -> Vec<String> {
-            match kind {
-                $(Kind::$kind => ignored::<$full>(value),)*
-                _ => Vec::new(),
             }
         }
     };
@@ -106,18 +99,12 @@ macro_rules! custom {
             }
         }
     )*
-        fn read_custom(kind: Kind, value: &Value) -> Option<Result<Input, String>> {
+        fn read_custom(kind: Kind, value: &Value, unknown: &mut Vec<String>) -> Option<Result<Input, String>> {
             match kind {
                 $(Kind::$kind => Some(
-                    <$full>::deserialize(value).map(|o| Input::$input($input::from(&o))).map_err(|e| e.to_string())
+                    noting::<$full>(value, unknown).map(|o| Input::$input($input::from(&o)))
                 ),)*
                 _ => None,
-            }
-        }
-        fn unknown_custom(kind: Kind, value: &Value) -> Vec<String> {
-            match kind {
-                $(Kind::$kind => ignored::<$full>(value),)*
-                _ => Vec::new(),
             }
         }
     };
@@ -152,28 +139,27 @@ custom! {
     WorkloadEntry as WorkloadEntry = api::WorkloadEntry,
 }
 
-/// Reads a manifest of a kind.
+/// Reads a manifest of a kind, and says which fields it has that its kind does not, as JSON pointers: an API server would
+/// refuse them or leave them out.
 ///
 /// # Errors
 /// When it has not the shape of its kind; `None` for a kind that is not read.
-pub(crate) fn read(kind: Kind, value: &Value) -> Option<Result<Input, String>> {
-    read_native(kind, value).or_else(|| read_custom(kind, value))
-}
-
-/// Fields of a manifest that its kind does not have, as JSON pointers. An API server would refuse them or leave them out.
-pub(crate) fn unknown(kind: Kind, value: &Value) -> Vec<String> {
-    let mut found = unknown_native(kind, value);
-    found.extend(unknown_custom(kind, value));
+pub(crate) fn read_strictly(kind: Kind, value: &Value) -> Option<Result<(Input, Vec<String>), String>> {
+    let mut unknown = Vec::new();
+    let read = read_native(kind, value, &mut unknown).or_else(|| read_custom(kind, value, &mut unknown))?;
     // The head was read before, and what a controller wrote is not the user's: neither is looked at by each type.
-    found.retain(|field| !matches!(field.split('/').nth(1), Some("apiVersion" | "kind" | "status")));
-    found
+    unknown.retain(|field| !matches!(field.split('/').nth(1), Some("apiVersion" | "kind" | "status")));
+    Some(read.map(|input| (input, unknown)))
 }
 
-fn ignored<T: DeserializeOwned>(value: &Value) -> Vec<String> {
-    let mut found = Vec::new();
-    // What cannot be read at all is told by `read`.
-    let read: Result<T, _> = serde_ignored::deserialize(value, |path| found.push(pointer(&path)));
-    if read.is_ok() { found } else { Vec::new() }
+/// Reads a manifest of a kind, whatever else is in it.
+#[cfg(test)]
+pub(crate) fn read(kind: Kind, value: &Value) -> Option<Result<Input, String>> {
+    read_strictly(kind, value).map(|read| read.map(|(input, _)| input))
+}
+
+fn noting<T: DeserializeOwned>(value: &Value, unknown: &mut Vec<String>) -> Result<T, String> {
+    serde_ignored::deserialize(value, |path| unknown.push(pointer(&path))).map_err(|e: serde_json::Error| e.to_string())
 }
 
 fn pointer(path: &serde_ignored::Path<'_>) -> String {

@@ -3,13 +3,13 @@
 //! Kept beside the world, small and ready to be read by many streams: pods of the node proxies' service accounts (one or two a
 //! node) and of waypoints, Gateways, and the node of each workload.
 
+use kubernetes::object::GATEWAY_NAME;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use tokio::sync::watch;
 
 use crate::object::{Input, Key, Kind, Pod};
-use crate::world::GATEWAY_NAME;
 
 /// A pod that may ask for discovery.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -36,7 +36,7 @@ pub(crate) use allocate::Addresses;
 pub(crate) use index::Name;
 pub use output::{Condition, Event, Output, ParentStatus, Routed, Status};
 pub use settings::{Provider, Settings};
-pub(crate) use state::{GATEWAY_NAME, State, USE_CANARY, USE_WAYPOINT, named_waypoint};
+pub(crate) use state::{State, USE_CANARY, USE_WAYPOINT, named_waypoint};
 
 /// The state of the cluster.
 #[derive(Debug)]

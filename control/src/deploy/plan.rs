@@ -1,6 +1,7 @@
 //! Which objects a Gateway of a waypoint class needs. Pure: [`plan`] takes a Gateway and settings, and gives documents for
 //! server-side apply (waypoint-api.md 1, "Objects made").
 
+use kubernetes::object::GATEWAY_NAME;
 use std::collections::BTreeMap;
 
 use kubernetes::object::gateway as api;
@@ -14,8 +15,6 @@ use super::pod;
 use crate::config::Mesh;
 use crate::config::waypoint::Waypoint;
 
-/// The label by which pods of a Gateway are told apart; it is also the pods' selector.
-pub(crate) const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
 /// The label of what a gateway controller made, and Istio's name for the one of meshes: services with it are bound to no
 /// waypoint, and pods with it may ask for certificates.
 pub(crate) const MANAGED: (&str, &str) = ("gateway.istio.io/managed", "istio.io-mesh-controller");

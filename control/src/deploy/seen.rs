@@ -1,5 +1,6 @@
 //! What was seen of Gateways, classes, and of what was made for them; and what a change touches.
 
+use kubernetes::object::GATEWAY_NAME;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -8,7 +9,6 @@ use kube::core::GroupVersionKind;
 use serde_json::Value;
 
 use super::class;
-use super::plan::GATEWAY_NAME;
 use crate::config::waypoint::OwnIstioNames;
 
 /// Kinds that are watched.

@@ -33,14 +33,12 @@ impl Check for Manifest {
         for (at, object) in items(&self.0) {
             match read(object) {
                 Err((field, what, remedy)) => report.at(&format!("{at}{field}")).mistake(what, remedy),
-                Ok(input) => {
-                    let kind = input.map(|input| input.key().kind);
-                    for field in kind.into_iter().flat_map(|kind| arrival::unknown(kind, object)) {
+                Ok(read) => {
+                    for field in read.into_iter().flat_map(|(_, unknown)| unknown) {
                         let name = field.rsplit('/').next().unwrap_or_default();
                         let what = format!("{} has no field {name} here", object["kind"].as_str().unwrap_or_default());
-                        report
-                            .at(&format!("{at}{field}"))
-                            .mistake(what, "take it away, or write the name of the field that you mean");
+                        let remedy = "take it away, or write the name of the field that you mean";
+                        report.at(&format!("{at}{field}")).mistake(what, remedy);
                     }
                 }
             }
@@ -59,7 +57,7 @@ pub(super) fn load(file: &Path) -> Result<Vec<Input>, Mistakes> {
     let (mut objects, mut mistakes) = (Vec::new(), Vec::new());
     for document in documents(&text) {
         match document::parse::<Manifest>(&name, &document) {
-            Ok(manifest) => objects.extend(items(&manifest.0).filter_map(|(_, object)| read(object).ok().flatten())),
+            Ok(manifest) => objects.extend(items(&manifest.0).filter_map(|(_, object)| Some(read(object).ok()??.0))),
             Err(found) => mistakes.extend(found.0),
         }
     }
@@ -94,8 +92,9 @@ fn items(document: &Value) -> Box<dyn Iterator<Item = (String, &Value)> + '_> {
     }
 }
 
-/// Reads one object; `None` when its kind is none of ours. Otherwise field, mistake and remedy.
-fn read(object: &Value) -> Result<Option<Input>, (&'static str, String, &'static str)> {
+/// Reads one object, with the fields that its kind does not have; `None` when its kind is none of ours. Otherwise field, mistake
+/// and remedy.
+fn read(object: &Value) -> Result<Option<(Input, Vec<String>)>, (&'static str, String, &'static str)> {
     let (Some(version), Some(name)) = (object["apiVersion"].as_str(), object["kind"].as_str()) else {
         let what = "apiVersion and kind are needed".to_owned();
         return Err(("", what, "write it as kubectl apply takes it"));
@@ -109,9 +108,9 @@ fn read(object: &Value) -> Result<Option<Input>, (&'static str, String, &'static
         return Err(("", "metadata.name is needed".to_owned(), "name the object"));
     }
     let object = completed(kind, object);
-    match arrival::read(kind, &object) {
+    match arrival::read_strictly(kind, &object) {
         None => Ok(None),
-        Some(Ok(input)) => Ok(Some(input)),
+        Some(Ok(read)) => Ok(Some(read)),
         Some(Err(why)) => Err(("", format!("not a {kind}: {why}"), "write it as kubectl apply takes it")),
     }
 }

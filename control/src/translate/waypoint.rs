@@ -1,5 +1,6 @@
 //! Which waypoint an object is bound to, and whether its traffic passes it (waypoint-api.md 2, design.md 5).
 
+use kubernetes::object::GATEWAY_NAME;
 use std::sync::Arc;
 
 use kubernetes::selector::Answer;
@@ -9,7 +10,7 @@ use mesh::workload::{AppTunnelProtocol, ApplicationTunnel, GatewayAddress, Gatew
 
 use crate::object::gateway::{Address, Allowed, Gateway, Listener};
 use crate::object::{Key, Labels};
-use crate::world::{GATEWAY_NAME, Name, State, USE_CANARY, USE_WAYPOINT, named_waypoint};
+use crate::world::{Name, State, USE_CANARY, USE_WAYPOINT, named_waypoint};
 
 /// Port and protocol of a waypoint's listener (waypoint-api.md 1).
 const HBONE: (u16, &str) = (15008, "HBONE");

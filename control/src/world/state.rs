@@ -1,5 +1,6 @@
 //! All objects, and the indexes that say what touches what. Translation reads this and nothing else.
 
+use kubernetes::object::GATEWAY_NAME;
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -260,8 +261,6 @@ pub(crate) fn pods_of(slice: &EndpointSlice) -> impl Iterator<Item = Name> {
 pub(crate) const USE_WAYPOINT: Use = ("istio.io/use-waypoint", "istio.io/use-waypoint-namespace");
 /// Labels that name a second waypoint, for a share of the connections.
 pub(crate) const USE_CANARY: Use = ("istio.io/use-waypoint-canary", "istio.io/use-waypoint-canary-namespace");
-/// Label of a waypoint's pods: the name of their Gateway.
-pub(crate) const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
 
 type Use = (&'static str, &'static str);
 

@@ -30,7 +30,7 @@ pub use backend_tls::{
 };
 pub use common::{Condition, Generation, IstioStatus, StatusAddress, TargetReference, WorkloadSelector};
 pub use definitions::{MANAGED_BY, MANAGED_BY_US, crds};
-pub use gateway::{Gateway, GatewayClass};
+pub use gateway::{GATEWAY_NAME, Gateway, GatewayClass};
 pub use networking::{DestinationRule, ServiceEntry, WorkloadEntry};
 pub use request_policy::RequestPolicy;
 pub use route::{GrpcRoute, HttpRoute, ReferenceGrant, TcpRoute, TlsRoute};

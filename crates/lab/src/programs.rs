@@ -29,7 +29,8 @@ pub(crate) const AGENT_ADMIN: &str = "127.0.0.1:15010";
 const ZTUNNEL_CAPABILITIES: [&str; 4] = ["NET_ADMIN", "NET_BIND_SERVICE", "NET_RAW", "SYS_ADMIN"];
 /// Where a ztunnel answers, in its own namespace.
 pub(crate) const ZTUNNEL_ADMIN: &str = "127.0.0.1:15000";
-const ZTUNNEL_READY: &str = "127.0.0.1:15021";
+/// Where ztunnels, waypoints and the control plane say whether they are ready (design.md 7), in the namespace of each.
+const PROGRAM_READY: &str = "127.0.0.1:15021";
 /// Port of the authority (design.md 7).
 pub(crate) const CA_PORT: u16 = 15012;
 /// Name in the authority's certificate, as its Service in a cluster would have it.
@@ -161,13 +162,17 @@ pub(crate) fn until_ztunnels_ready(lab: &Lab) -> Result<(), LabError> {
     for one in &ztunnels {
         let name = one.process();
         let Some(record) = processes.iter().find(|p| p.launch.name == name) else { continue };
-        let to = admin::address(ZTUNNEL_READY)?;
-        wait::until_ready(lab, record, "readiness", READY, || {
-            Ok(admin::http_get(&lab.paths.netns(&one.netns()), to, "GET", "/healthz/ready")
-                .is_ok_and(|a| a.status == 200))
-        })?;
+        until_healthy(lab, record, &lab.paths.netns(&one.netns()))?;
     }
     Ok(())
+}
+
+/// Waits until a program of ours says that it is ready, in its namespace.
+pub(crate) fn until_healthy(lab: &Lab, record: &Record, netns: &Path) -> Result<(), LabError> {
+    let to = admin::address(PROGRAM_READY)?;
+    wait::until_ready(lab, record, "readiness", READY, || {
+        Ok(admin::http_get(netns, to, "GET", "/healthz/ready").is_ok_and(|a| a.status == 200))
+    })
 }
 
 /// Waits until every agent says of every meshed pod that it is captured.

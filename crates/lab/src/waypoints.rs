@@ -2,10 +2,7 @@
 //! know of waypoints is where they are.
 
 use std::fs;
-use std::net::SocketAddr;
-use std::path::Path;
 
-use crate::admin;
 use crate::caps;
 use crate::config;
 use crate::config::authority::{Holder, Token};
@@ -15,13 +12,10 @@ use crate::lab::{Lab, netns_of_pod};
 use crate::paths::Paths;
 use crate::plan::{Plan, PodPlan};
 use crate::process::{self, Record};
-use crate::programs::{in_host, start_program};
-use crate::wait::{self, READY};
+use crate::programs::{in_host, start_program, until_healthy};
 
 const CONTROL: (&str, &str) = ("culvert-control", "control");
 const WAYPOINT: (&str, &str) = ("waypoint", "waypoint");
-/// Where a waypoint and the control plane say whether they are ready, in the namespace of each.
-const PROGRAM_READY: &str = "127.0.0.1:15021";
 
 /// Names what is missing before anything is made.
 pub(crate) fn look_around(plan: &Plan) -> Result<(), LabError> {
@@ -66,8 +60,7 @@ pub(crate) fn raise(lab: &Lab, plan: &Plan, tokens: &[Token]) -> Result<(), LabE
     let enter = in_host(lab, lab.tree.infra(), &infra);
     let control = start_program(lab, "control", CONTROL, &lab.paths.control().join("control.yaml"), enter)?;
     // It listens before it has read the objects, and ends when one of them is wrong.
-    let to = admin::address(PROGRAM_READY)?;
-    until_healthy(lab, &control, &infra, to)?;
+    until_healthy(lab, &control, &infra)?;
     let mut started = Vec::new();
     for waypoint in &plan.spec.waypoints {
         lab.step(&format!("waypoint {}", waypoint.name))?;
@@ -75,7 +68,7 @@ pub(crate) fn raise(lab: &Lab, plan: &Plan, tokens: &[Token]) -> Result<(), LabE
         started.push((pod, start(lab, plan, pod)?));
     }
     for (pod, record) in &started {
-        until_healthy(lab, record, &lab.paths.netns(&netns_of_pod(&pod.pod.name)), to)?;
+        until_healthy(lab, record, &lab.paths.netns(&netns_of_pod(&pod.pod.name)))?;
     }
     Ok(())
 }
@@ -89,12 +82,6 @@ fn start(lab: &Lab, plan: &Plan, pod: &PodPlan) -> Result<Record, LabError> {
     let enter = Enter { capabilities, ..in_host(lab, lab.tree.pod(&pod.pod.node, name), &netns) };
     let file = lab.paths.waypoint(name).join("waypoint.yaml");
     start_program(lab, &process_name(name), WAYPOINT, &file, enter)
-}
-
-fn until_healthy(lab: &Lab, record: &Record, netns: &Path, to: SocketAddr) -> Result<(), LabError> {
-    wait::until_ready(lab, record, "readiness", READY, || {
-        Ok(admin::http_get(netns, to, "GET", "/healthz/ready").is_ok_and(|a| a.status == 200))
-    })
 }
 
 /// Name of a waypoint's process.

@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use super::common::Condition;
 
+/// Label by which pods of a Gateway are told apart, and by which its Service selects them: its name (waypoint-api.md 1).
+pub const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
+
 text! {
     /// Namespaces that may attach to a listener.
     FromNamespaces {
