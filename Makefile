@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 export CULVERT_CACHE ?= $(HOME)/.cache/culvert
 
-.PHONY: help setup build demo test unit lab check fmt clippy deny tidy check-ebpf ebpf bench bench-waypoint clean cluster cluster-images cluster-down test-cluster test-cluster-long test-interop conformance
+.PHONY: help setup build demo test unit lab check fmt clippy deny tidy check-ebpf ebpf bench bench-waypoint clean cluster cluster-images cluster-down test-cluster test-cluster-long test-kind test-interop conformance
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -79,6 +79,9 @@ test-cluster: ## tests on such a cluster (root)
 
 test-cluster-long: ## pods that come and go for two minutes, one a second, while they are called (root)
 	@CULVERT_CHURN=120 hack/cluster-test.sh addresses_that_change_hands
+
+test-kind: ## docs/kind.md, run as it stands (Docker and kind; KIND_NODE_IMAGE for a node image of your own)
+	@hack/kind-test.sh
 
 test-interop: ## our proxy under a real istiod, with our agent and with istio-cni; Istio's beside ours (CULVERT_STOCK_ZTUNNEL=binary) (root)
 	@hack/interop-test.sh

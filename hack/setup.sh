@@ -4,6 +4,13 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . hack/lib.sh
 
+# Programs and tests, built without incremental state as CI does, are 4.2 GB (`du -sh target`); a build that fills the disk
+# ends in the middle of a compiler's message.
+least=5
+free=$(($(df --output=avail -B1 . | tail -1) >> 30))
+[ -d "${CARGO_TARGET_DIR:-target}/debug" ] || [ "$free" -ge "$least" ] ||
+    die "a first build needs $least GB and $free are free below $PWD; free some, or let CARGO_TARGET_DIR name a folder elsewhere"
+
 # package:command that proves it is there
 packages=(
     build-essential:cc iproute2:ip iproute2:tc nftables:nft tcpdump:tcpdump curl:curl nginx-light:nginx

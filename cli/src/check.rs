@@ -13,6 +13,7 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use self::facts::Facts;
+pub(crate) use self::judge::trouble;
 use crate::cluster::Connection;
 
 /// Says whether the cluster is fit and Culvert is well.

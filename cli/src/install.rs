@@ -6,6 +6,7 @@ pub(crate) mod fake;
 mod ours;
 mod remove;
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use serde_json::{Value, json};
 pub(crate) use self::definitions::definitions_to_make;
 pub(crate) use self::ours::{obsolete, refuse_others};
 pub(crate) use self::remove::{Uninstall, uninstall};
+use crate::check::trouble;
 use crate::cluster::{Connection, apply, delete, name_of};
 use crate::manifest::Choice;
 
@@ -146,8 +148,17 @@ async fn on_every_node(client: &Client, namespace: &str, name: &str) -> Result<(
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let changes = watcher(pods.clone(), watcher::Config::default().labels(&labels)).default_backoff().touched_objects();
     let mut changes = std::pin::pin!(changes);
+    let mut told = BTreeSet::new();
     loop {
         let newest = call("list pods", pods.list(&ListParams::default().labels(&labels))).await?;
+        for pod in &newest {
+            // What every pod says while it begins is no trouble.
+            if let Some(why) = trouble(pod).filter(|why| why != "ContainerCreating" && why != "PodInitializing")
+                && told.insert((pod.name_any(), why.clone()))
+            {
+                eprintln!("  {}: {why}", pod.name_any());
+            }
+        }
         let ready = newest.iter().filter(|pod| crate::status::is_ready(pod)).count();
         if i32::try_from(ready).is_ok_and(|ready| ready >= wanted) {
             return Ok(());

@@ -14,7 +14,7 @@ use zds::agent::Options;
 use crate::agent::{Agent, Manner, Parts};
 use crate::config::{Config, KubernetesConfig};
 use crate::file::{self, Listed};
-use crate::find::Finder;
+use crate::find::{self, Finder};
 use crate::kubernetes::{self, Feed};
 use crate::meters::Meters;
 use crate::status::Status;
@@ -49,20 +49,27 @@ pub enum Ended {
 /// # Errors
 /// When a part cannot start or ends.
 pub fn run(config: Config) -> Result<Ended> {
-    chassis::block_on(serve(config)).context("no runtime")?
+    chassis::block_on(serve(settled(config)?)).context("no runtime")?
 }
 
 /// Takes all capture away, and on Kubernetes everything else that the agent put onto the node.
 ///
 /// # Errors
 /// When something is left; the text says what.
-pub fn unload(config: &Config) -> Result<()> {
+pub fn unload(config: Config) -> Result<()> {
     let Some(kubernetes) = &config.kubernetes else {
         return Redirector::unload(&config.bpffs).context("not everything was taken away");
     };
-    let _log = logging(config)?;
-    let failed = chassis::block_on(kubernetes::remove(config, kubernetes)).context("no runtime")?;
+    let _log = logging(&config)?;
+    let kubernetes = kubernetes.clone();
+    let failed = chassis::block_on(kubernetes::remove(&settled(config)?, &kubernetes)).context("no runtime")?;
     if failed.is_empty() { Ok(()) } else { bail!("not everything was taken away:\n  {}", failed.join("\n  ")) }
+}
+
+/// With the cgroup that is meant in place of the configured one.
+fn settled(mut config: Config) -> Result<Config> {
+    config.cgroup_root = find::on_v2(&config.cgroup_root).context("`cgroupRoot`")?;
+    Ok(config)
 }
 
 async fn serve(config: Config) -> Result<Ended> {

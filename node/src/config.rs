@@ -22,7 +22,8 @@ pub use pods::{PodEntry, PodsFile};
 pub struct Config {
     /// Name of the node.
     pub node: String,
-    /// A cgroup v2 folder at or above the cgroups of this node's pods and proxies. Nothing outside of it is looked at.
+    /// A cgroup v2 folder at or above the cgroups of this node's pods and proxies. Nothing outside of it is looked at. Where
+    /// the folder is not on cgroup v2 and its `unified` is (a host with both versions), that is meant.
     pub cgroup_root: PathBuf,
     /// BPF file system for the pins; mounted there when none is.
     #[serde(default = "defaults::bpffs")]

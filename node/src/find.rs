@@ -7,6 +7,6 @@ mod cgroup;
 mod held;
 mod process;
 
-pub(crate) use cgroup::pod_of;
+pub(crate) use cgroup::{on_v2, pod_of};
 pub(crate) use held::{Held, NsId};
 pub(crate) use process::Finder;

@@ -33,7 +33,7 @@ fn main() -> ExitCode {
         Err(status) => return status,
     };
     let done = if args.unload {
-        app::unload(&config)
+        app::unload(config)
     } else {
         app::run(config).and_then(|ended| match ended {
             Ended::Stay => Ok(()),

@@ -259,7 +259,8 @@ pub(crate) struct Ztunnel {
 pub(crate) struct Node {
     /// CPU and memory, as in a container.
     pub(crate) resources: serde_json::Map<String, serde_json::Value>,
-    /// The node's cgroup v2 folder at or above those of its pods. `${NODE_NAME}` stands for the node's name.
+    /// The node's cgroup v2 folder at or above those of its pods, or the folder whose `unified` that is. `${NODE_NAME}` stands
+    /// for the node's name.
     pub(crate) cgroup_root: String,
     /// Where the node mounts its BPF file system.
     pub(crate) bpffs: String,

@@ -1,6 +1,6 @@
 //! The checks: facts in, lines out.
 
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{ContainerStatus, Node, Pod};
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use kubernetes::object::crds;
@@ -166,38 +166,57 @@ fn deployment(facts: &Facts, name: &str) -> Line {
         (0, _) => fail(
             id,
             format!("{name}: none of {wanted} is ready{}", reason(facts, name)),
-            format!("kubectl logs -n NAMESPACE deploy/{name}"),
+            told_by(of_program(facts, name), name),
         ),
         _ => warn(
             id,
             format!("{name}: {ready} of {wanted} ready{}", reason(facts, name)),
-            format!("kubectl logs -n NAMESPACE deploy/{name}"),
+            told_by(of_program(facts, name), name),
         ),
     }
 }
 
 /// Why the pods of a program are not ready, as the kubelet says.
 fn reason(facts: &Facts, app: &str) -> String {
-    let pods = facts.own.iter().filter(|p| p.labels().get("app.kubernetes.io/name").is_some_and(|a| a == app));
-    pods.filter_map(trouble).next().map(|why| format!(" ({why})")).unwrap_or_default()
+    of_program(facts, app).find_map(trouble).map(|why| format!(" ({why})")).unwrap_or_default()
 }
 
-/// What keeps a pod from being ready: why its container waits, and its last words.
-fn trouble(pod: &Pod) -> Option<String> {
-    let statuses = pod.status.as_ref()?.container_statuses.as_deref().unwrap_or_default();
-    let status = statuses.iter().find(|s| !s.ready)?;
-    let waits = status.state.as_ref().and_then(|s| s.waiting.as_ref()).and_then(|w| w.reason.clone());
+fn of_program<'a>(facts: &'a Facts, app: &str) -> impl Iterator<Item = &'a Pod> {
+    facts.own.iter().filter(move |p| p.labels().get("app.kubernetes.io/name").is_some_and(|a| a == app))
+}
+
+/// What keeps a pod from being ready: why its container waits, and its last words. One that never ran has none: what the
+/// kubelet says of it then stands in their place.
+pub(crate) fn trouble(pod: &Pod) -> Option<String> {
+    let status = unready(pod)?;
+    let waiting = status.state.as_ref().and_then(|s| s.waiting.as_ref());
     let words = status.last_state.as_ref().and_then(|s| s.terminated.as_ref()).and_then(|t| t.message.clone());
+    let words = words.or_else(|| waiting.and_then(|w| w.message.clone()));
+    let waits = waiting.and_then(|w| w.reason.clone());
     let parts: Vec<String> = waits.into_iter().chain(words.map(|w| w.trim().replace('\n', "; "))).collect();
     (!parts.is_empty()).then(|| parts.join(": "))
+}
+
+fn unready(pod: &Pod) -> Option<&ContainerStatus> {
+    pod.status.as_ref()?.container_statuses.as_deref().unwrap_or_default().iter().find(|s| !s.ready)
+}
+
+/// Where more is told of a program that is not ready: a container that never ran has no log.
+fn told_by<'a>(pods: impl IntoIterator<Item = &'a Pod>, app: &str) -> String {
+    let ran = |status: &ContainerStatus| {
+        let state = status.state.as_ref();
+        status.restart_count > 0 || state.is_some_and(|s| s.running.is_some() || s.terminated.is_some())
+    };
+    let verb = if pods.into_iter().filter_map(unready).all(ran) { "logs" } else { "describe pods" };
+    format!("kubectl {verb} -n NAMESPACE -l app.kubernetes.io/name={app}")
 }
 
 /// The agent and the proxy of a node.
 fn programs(node: &Node, facts: &Facts) -> Vec<Line> {
     let name = node.name_any();
     let on_node = |app: &str| {
-        let here = facts.own.iter().filter(|p| p.spec.as_ref().and_then(|s| s.node_name.as_ref()) == Some(&name));
-        here.filter(|p| p.labels().get("app.kubernetes.io/name").is_some_and(|a| a == app)).collect::<Vec<_>>()
+        let here = |p: &&Pod| p.spec.as_ref().and_then(|s| s.node_name.as_ref()) == Some(&name);
+        of_program(facts, app).filter(here).collect::<Vec<_>>()
     };
     let mut lines = Vec::new();
     for (id, app, what) in [("node.agent", "culvert-node", "agent"), ("node.proxy", "ztunnel", "proxy")] {
@@ -206,11 +225,7 @@ fn programs(node: &Node, facts: &Facts) -> Vec<Line> {
             ok(id, format!("{name}: {what} is ready"))
         } else {
             let why = pods.iter().find_map(|p| trouble(p)).unwrap_or_else(|| "no ready pod".to_owned());
-            fail(
-                id,
-                format!("{name}: no {what}: {why}"),
-                format!("kubectl logs -n NAMESPACE -l app.kubernetes.io/name={app}"),
-            )
+            fail(id, format!("{name}: no {what}: {why}"), told_by(pods.iter().copied(), app))
         });
     }
     if let Some(error) =

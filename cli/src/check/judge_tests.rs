@@ -93,8 +93,23 @@ fn a_program_that_does_not_start_tells_its_last_words() {
         "{}",
         agent.what
     );
+    assert!(agent.remedy.contains("kubectl logs"), "{}", agent.remedy);
     let versions = line(&facts, false, "mesh.version");
     assert!(versions.state == State::Warn && versions.what.contains("culvert-node:0.0.1"), "{versions:?}");
+}
+
+#[test]
+fn a_program_that_never_ran_is_told_by_the_kubelet() {
+    let mut facts = well();
+    facts.own = vec![of(
+        json!({"metadata": {"name": "culvert-node-x", "labels": {"app.kubernetes.io/name": "culvert-node"}},
+        "spec": {"nodeName": "n1", "containers": [{"name": "node", "image": "culvert.dev/culvert-node:0.0.1"}]},
+        "status": {"containerStatuses": [{"name": "node", "ready": false, "image": "", "imageID": "", "restartCount": 0,
+            "state": {"waiting": {"reason": "CreateContainerError", "message": "path \"/x\" is not a shared mount"}}}]}}),
+    )];
+    let agent = line(&facts, false, "node.agent");
+    assert!(agent.what.contains("CreateContainerError: path \"/x\" is not a shared mount"), "{}", agent.what);
+    assert!(agent.remedy.contains("kubectl describe pods"), "{}", agent.remedy);
 }
 
 #[test]

@@ -145,7 +145,11 @@ async fn make(client: &Client, command: &Apply) -> Result<Vec<String>> {
         let labels = json!({ USE_WAYPOINT: choice.name, USE_NAMESPACE: null });
         let patch = Patch::Merge(json!({ "metadata": { "labels": labels } }));
         call("label the namespace", namespaces.patch(&choice.namespace, &PatchParams::default(), &patch)).await?;
-        said.push(format!("namespace {} uses it", choice.namespace));
+        said.push(format!(
+            "namespace {} uses it: calls to a service pass it once a route or an L7 policy is there for them, or the service \
+             has the annotation culvert.dev/waypoint: always",
+            choice.namespace
+        ));
         if namespace.labels().get(MODE).is_none_or(|mode| mode != "ambient") {
             said.push(format!(
                 "note: namespace {0} is not in the mesh, and callers outside of the mesh go round a waypoint; culvert enroll ns/{0}",
@@ -268,7 +272,7 @@ mod tests {
     async fn a_waypoint_is_made_and_the_namespace_labelled() {
         let fake = cluster(&[(MODE, "ambient")]);
         let said = made(&fake, &["--for", "all", "--enroll-namespace"]).await.unwrap();
-        assert_eq!(said, "waypoint shop/waypoint applied\nnamespace shop uses it");
+        assert!(said.starts_with("waypoint shop/waypoint applied\nnamespace shop uses it: calls"), "{said}");
         let gateway = fake.get(GATEWAY).unwrap();
         assert_eq!(gateway["spec"]["gatewayClassName"], "culvert-waypoint");
         assert_eq!(gateway["spec"]["listeners"], json!([{"name": "mesh", "port": 15008, "protocol": "HBONE"}]));

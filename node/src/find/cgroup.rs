@@ -39,15 +39,33 @@ pub(crate) fn within(path: &str, folder: &str) -> bool {
     path.strip_prefix(folder.trim_end_matches('/')).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
+/// The folder that is meant by a configured one: itself where it lies on cgroup v2, else its `unified`, where a hybrid host
+/// mounts v2 beside the controllers of v1 (systemd's `DEFAULT_HIERARCHY`; runc and containerd look there too).
+pub(crate) fn on_v2(folder: &Path) -> io::Result<PathBuf> {
+    let table = fs::read_to_string("/proc/self/mountinfo")?;
+    let unified = folder.join("unified");
+    let found = [folder, &unified].into_iter().find(|folder| mount_of(&table, folder).is_some());
+    found.map(Path::to_owned).ok_or_else(|| not_v2(folder))
+}
+
 /// The mount point of the cgroup v2 hierarchy that a folder lies in.
 pub(crate) fn cgroup_mount(folder: &Path) -> io::Result<PathBuf> {
-    let table = fs::read_to_string("/proc/self/mountinfo")?;
+    mount_of(&fs::read_to_string("/proc/self/mountinfo")?, folder).ok_or_else(|| not_v2(folder))
+}
+
+fn not_v2(folder: &Path) -> io::Error {
+    let text = format!(
+        "{} is not on a cgroup v2 mount; mount one (mount -t cgroup2 cgroup2 FOLDER) and name it",
+        folder.display()
+    );
+    io::Error::new(io::ErrorKind::NotFound, text)
+}
+
+/// The longest mount point of cgroup v2 in a table (proc_pid_mountinfo(5)) at or above a folder.
+fn mount_of(table: &str, folder: &Path) -> Option<PathBuf> {
     let mounts = table.lines().filter(|l| l.contains(" - cgroup2 ")).filter_map(|l| l.split(' ').nth(4));
-    let mut found: Vec<PathBuf> = mounts.map(PathBuf::from).filter(|m| folder.starts_with(m)).collect();
-    found.sort_by_key(|m| m.as_os_str().len());
-    let missing =
-        || io::Error::new(io::ErrorKind::NotFound, format!("{} is not on a cgroup v2 mount", folder.display()));
-    found.pop().ok_or_else(missing)
+    let above = mounts.map(PathBuf::from).filter(|mount| folder.starts_with(mount));
+    above.max_by_key(|mount| mount.as_os_str().len())
 }
 
 #[cfg(test)]
@@ -99,6 +117,26 @@ mod tests {
         let (unified, others) = paths(text);
         assert_eq!((unified, others.collect::<Vec<_>>()), (Some("/node1/x"), vec!["/kubepods/pod1", "/a:b"]));
         assert_eq!(paths("1:name=systemd:/\n").0, None);
+    }
+
+    #[test]
+    fn cgroup_v2_is_found_where_it_is_mounted() {
+        let v2 = "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n";
+        // A hybrid host: a tmpfs, the controllers of v1, and v2 without any.
+        let hybrid = "30 23 0:26 / /sys/fs/cgroup ro - tmpfs tmpfs ro\n31 30 0:27 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n\
+                      32 30 0:28 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
+        for (table, folder, expected) in [
+            (v2, "/sys/fs/cgroup", Some("/sys/fs/cgroup")),
+            (v2, "/sys/fs/cgroup/node1", Some("/sys/fs/cgroup")),
+            (v2, "/sys/fs/cgroups", None),
+            (hybrid, "/sys/fs/cgroup", None),
+            (hybrid, "/sys/fs/cgroup/cpu", None),
+            (hybrid, "/sys/fs/cgroup/unified/node1", Some("/sys/fs/cgroup/unified")),
+        ] {
+            assert_eq!(mount_of(table, Path::new(folder)).as_deref(), expected.map(Path::new), "{folder}");
+        }
+        let error = on_v2(Path::new("/nowhere")).unwrap_err().to_string();
+        assert!(error.contains("/nowhere") && error.contains("mount -t cgroup2"), "{error}");
     }
 
     #[test]
