@@ -32,7 +32,7 @@ impl Check for Manifest {
     fn check(&self, report: &mut Report) {
         for (at, object) in items(&self.0) {
             match read(object) {
-                Err((field, what, remedy)) => report.at(&format!("{at}{field}")).mistake(what, remedy),
+                Err((what, remedy)) => report.at(&at).mistake(what, remedy),
                 Ok(read) => {
                     for field in read.into_iter().flat_map(|(_, unknown)| unknown) {
                         let name = field.rsplit('/').next().unwrap_or_default();
@@ -92,12 +92,14 @@ fn items(document: &Value) -> Box<dyn Iterator<Item = (String, &Value)> + '_> {
     }
 }
 
-/// Reads one object, with the fields that its kind does not have; `None` when its kind is none of ours. Otherwise field, mistake
-/// and remedy.
-fn read(object: &Value) -> Result<Option<(Input, Vec<String>)>, (&'static str, String, &'static str)> {
+/// An object, and the fields of it that its kind does not have.
+type Read = (Input, Vec<String>);
+
+/// Reads one object; `None` when its kind is none of ours. Otherwise mistake and remedy.
+fn read(object: &Value) -> Result<Option<Read>, (String, &'static str)> {
     let (Some(version), Some(name)) = (object["apiVersion"].as_str(), object["kind"].as_str()) else {
         let what = "apiVersion and kind are needed".to_owned();
-        return Err(("", what, "write it as kubectl apply takes it"));
+        return Err((what, "write it as kubectl apply takes it"));
     };
     let group = |version: &str| version.split_once('/').map(|(group, _)| group.to_owned()).unwrap_or_default();
     let Some(kind) = Kind::ALL.into_iter().find(|k| k.as_str() == name && group(k.api_version()) == group(version))
@@ -105,13 +107,13 @@ fn read(object: &Value) -> Result<Option<(Input, Vec<String>)>, (&'static str, S
         return Ok(None);
     };
     if object["metadata"]["name"].as_str().is_none_or(str::is_empty) {
-        return Err(("", "metadata.name is needed".to_owned(), "name the object"));
+        return Err(("metadata.name is needed".to_owned(), "name the object"));
     }
     let object = completed(kind, object);
     match arrival::read_strictly(kind, &object) {
         None => Ok(None),
         Some(Ok(read)) => Ok(Some(read)),
-        Some(Err(why)) => Err(("", format!("not a {kind}: {why}"), "write it as kubectl apply takes it")),
+        Some(Err(why)) => Err((format!("not a {kind}: {why}"), "write it as kubectl apply takes it")),
     }
 }
 
