@@ -50,7 +50,7 @@ pub(crate) struct Parts {
     pub(crate) server: Server,
     pub(crate) finder: Finder,
     /// How long captured connections of a leaving pod may go on.
-    pub(crate) leave: Duration,
+    pub(crate) leave: Option<Duration>,
     /// How long connections older than their pod's enrolment may go on in clear; `None` = until they end.
     pub(crate) clear: Option<Duration>,
     pub(crate) manner: Manner,
@@ -63,7 +63,7 @@ pub(crate) struct Agent {
     finder: Finder,
     /// The agent's own network namespace, which holds the pods' host interfaces.
     host: OwnedFd,
-    leave: Duration,
+    leave: Option<Duration>,
     clear: Option<Duration>,
     manner: Manner,
     pods: BTreeMap<Arc<str>, Pod>,
@@ -107,10 +107,10 @@ impl Agent {
             self.pods.iter().filter(|(_, p)| !p.is_wanted()).map(|(uid, p)| (uid.clone(), p.stay)).collect();
         for (uid, stay) in &leaving {
             match stay {
-                Stay::Leaving { .. } => self.leave(uid),
+                Stay::Leaving { look, .. } if *look <= now => self.leave(uid),
                 Stay::Announced { until } if *until <= now => self.leave(uid),
                 Stay::Ending { look } if *look <= now => self.end(uid),
-                Stay::Wanted | Stay::Announced { .. } | Stay::Ending { .. } => {}
+                Stay::Wanted | Stay::Announced { .. } | Stay::Leaving { .. } | Stay::Ending { .. } => {}
             }
         }
         let clear = |p: &&Pod| p.clear_until.is_some_and(|until| until <= now);

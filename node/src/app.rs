@@ -193,7 +193,8 @@ fn start(config: &Config, finder: Finder) -> Result<(Agent, Events)> {
         Some(kubernetes) => Manner::Kubernetes { notice: kubernetes.leave_notice.0 },
         None => Manner::File,
     };
-    let (leave, clear) = (config.leave_deadline.0, config.clear_deadline.as_ref().map(|span| span.0));
+    let (leave, clear) =
+        (config.leave_deadline.as_ref().map(|span| span.0), config.clear_deadline.as_ref().map(|span| span.0));
     let parts = Parts { redirector, server, finder, leave, clear, manner };
     Ok((Agent::new(parts).context("cannot start")?, events))
 }

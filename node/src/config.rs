@@ -47,9 +47,10 @@ pub struct Config {
     /// Readiness and metrics for others. Absent: port 15021 of all addresses on Kubernetes, none with a file.
     #[serde(default)]
     pub health: Option<SocketAddr>,
-    /// How long captured connections of a pod that leaves the mesh may go on before they are closed.
-    #[serde(default = "defaults::leave")]
-    pub leave_deadline: Span,
+    /// How long captured connections of a pod that leaves the mesh may go on before they are closed; absent: until they end.
+    /// When the agent itself is removed they have 30 s, or this if it is less.
+    #[serde(default)]
+    pub leave_deadline: Option<Span>,
     /// How long connections that are older than their pod's enrolment may go on in clear before they are closed. Absent: until
     /// they end by themselves.
     #[serde(default)]
@@ -115,7 +116,7 @@ impl Check for Config {
 }
 
 mod defaults {
-    use super::{Duration, Ipv4Addr, PathBuf, SocketAddr, Span};
+    use super::{Ipv4Addr, PathBuf, SocketAddr};
 
     pub(super) fn bpffs() -> PathBuf {
         "/sys/fs/bpf".into()
@@ -123,11 +124,6 @@ mod defaults {
 
     pub(super) fn admin() -> SocketAddr {
         (Ipv4Addr::LOCALHOST, 15010).into()
-    }
-
-    // Kubernetes' default terminationGracePeriodSeconds.
-    pub(super) fn leave() -> Span {
-        Span::from(Duration::from_secs(30))
     }
 }
 
@@ -143,6 +139,13 @@ mod tests {
     fn a_status_page_for_other_hosts_is_refused() {
         let text = "{node: n, cgroupRoot: /sys/fs/cgroup, podsFile: /p, admin: '0.0.0.0:15010'}";
         assert!(mistakes(text).contains("can be reached from other hosts"));
+    }
+
+    #[test]
+    fn nothing_is_cut_unless_somebody_asks_for_it() {
+        let text = "{node: n, cgroupRoot: /sys/fs/cgroup, podsFile: /p}";
+        let config = document::parse::<Config>("node.yaml", text).unwrap();
+        assert!(config.leave_deadline.is_none() && config.clear_deadline.is_none());
     }
 
     #[test]

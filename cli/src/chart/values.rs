@@ -270,6 +270,8 @@ pub(crate) struct Node {
     pub(crate) cni_bin_dir: String,
     /// How long connections that are older than their pod's enrolment may go on in clear, as `10m`; empty: until they end.
     pub(crate) clear_deadline: String,
+    /// How long captured connections of a pod that leaves the mesh may go on, as `10m`; empty: until they end.
+    pub(crate) leave_deadline: String,
     /// Port that the node's kubelet listens on; by it the agent finds the kubelet, whose probes pass.
     pub(crate) kubelet_port: u16,
     /// Service accounts, `namespace/name`, whose pods may be the node's proxy beside Culvert's own, as Istio's

@@ -20,7 +20,7 @@ use common::{Check, SOON};
 use e2e_cluster::{Cluster, Cni, Options, ProxyMode, eventually};
 use mesh::calls::{Calls, Kind};
 use mesh::culvert::{VALUES, culvert, fails};
-use mesh::scenes::{self, ALL, NEW};
+use mesh::scenes::{self, ALL};
 use mesh::shop::{self, PORT};
 use mesh::ways;
 use serde_json::Value;
@@ -246,10 +246,22 @@ fn all_replaced(cluster: &Cluster) -> Result<()> {
 }
 
 fn unlabel_under_load(cluster: &Cluster) -> Result<()> {
-    scenes::undisturbed(cluster, &NEW, || {
+    scenes::undisturbed(cluster, &ALL, || {
         culvert(cluster, &["unenroll", "ns/shop"])?;
-        shop::until_left(cluster, SOON)
+        // The held connection goes on through the proxy, and nothing else does.
+        eventually("only the held connection is left", SOON, || {
+            let status: Value = serde_json::from_str(&culvert(cluster, &["status", "-n", "shop", "-o", "json"])?)?;
+            let pods = status["pods"].as_array().context("no pods")?;
+            let left: Vec<_> = pods.iter().map(|p| [&p["name"], &p["state"], &p["note"]]).collect();
+            let held = |pod: &[&Value; 3]| {
+                let note = pod[2].as_str().unwrap_or_default();
+                (pod[0] == "client-one" || pod[0] == "server-two") && pod[1] == "leaving" && note.contains("; 1 go on")
+            };
+            ensure!(left.len() == 2 && left.iter().all(held), "{left:?}");
+            Ok(())
+        })
     })?;
+    shop::until_left(cluster, SOON)?;
     let rules = shop::in_pod(cluster, "client-one", "ip rule")?;
     ensure!(!rules.contains("lookup 100"), "{rules}");
     Ok(())

@@ -17,6 +17,10 @@ const ANNOUNCING: Duration = Duration::from_secs(10);
 /// How often an ending pod is looked at: it costs a walk over all processes, and a container takes about a second to end.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// How often a pod whose captured connections go on is looked at: after a tenth of the time since it captures no more, and at
+/// least this often. Each look lists the sockets of its namespace, and a connection of a pool may stay for days.
+const SELDOM: Duration = Duration::from_secs(5);
+
 /// How long a pod that captures no more is kept before it is looked at whether it is idle: a connect that was captured in the
 /// last moment has its SYN sent again after 1 s (RFC 6298 2), and is a connection well within the rest.
 pub(crate) const SETTLE: Duration = Duration::from_millis(1500);
@@ -52,16 +56,20 @@ impl Agent {
         let Some(pod) = self.pods.get_mut(uid) else { return };
         let now = Instant::now();
         let (settled, deadline) = match pod.stay {
-            Stay::Leaving { settled, deadline } => (settled, deadline),
-            Stay::Wanted | Stay::Announced { .. } | Stay::Ending { .. } => (now + SETTLE, now + leave),
+            Stay::Leaving { settled, deadline, .. } => (settled, deadline),
+            Stay::Wanted | Stay::Announced { .. } | Stay::Ending { .. } => {
+                (now + SETTLE, leave.map(|leave| now + leave))
+            }
         };
-        pod.stay = Stay::Leaving { settled, deadline };
+        let soon = deadline.map_or(SELDOM, |deadline| deadline.saturating_duration_since(now)).min(SELDOM);
+        let look = now + (now.saturating_duration_since(settled) / 10).min(soon);
+        pod.stay = Stay::Leaving { settled, deadline, look };
         // The fd that we hold keeps the namespace; its handle is what says whether the pod is there.
         if pod.entry.netns.is_gone() {
             return self.forget(uid);
         }
         let how = match now {
-            now if now >= deadline => Leave::Force,
+            now if deadline.is_some_and(|deadline| now >= deadline) => Leave::Force,
             now if now >= settled => Leave::WhenIdle,
             _ => Leave::Begin,
         };

@@ -49,11 +49,14 @@ pub(super) enum Stay {
     Announced {
         until: Instant,
     },
-    /// Lets go of captured connections; what is left then is closed.
+    /// Lets go of captured connections.
     Leaving {
         /// From then on it is gone as soon as nothing captured is left.
         settled: Instant,
-        deadline: Instant,
+        /// When those that are left are closed.
+        deadline: Option<Instant>,
+        /// Looked at again then.
+        look: Instant,
     },
     /// Its processes end; looked at again then.
     Ending {

@@ -19,6 +19,10 @@ use crate::config::{Config, KubernetesConfig};
 use crate::find::Finder;
 use crate::meters::Meters;
 
+/// How long captured connections may go on when the agent is removed: Kubernetes' default terminationGracePeriodSeconds, within
+/// our own of 60 s.
+const LAST: std::time::Duration = std::time::Duration::from_secs(30);
+
 /// How often pods are looked at whose last captured connection has not ended.
 const LOOK: std::time::Duration = std::time::Duration::from_millis(200);
 
@@ -119,9 +123,10 @@ async fn release(config: &Config, kubernetes: &KubernetesConfig) -> Vec<String> 
     }
     let mut failed = Vec::new();
     let begun = Instant::now();
+    let limit = config.leave_deadline.as_ref().map_or(LAST, |span| span.0.min(LAST));
     while !left.is_empty() {
         let how = match begun.elapsed() {
-            passed if passed >= config.leave_deadline.0 => Leave::Force,
+            passed if passed >= limit => Leave::Force,
             passed if passed >= SETTLE => Leave::WhenIdle,
             _ => Leave::Begin,
         };

@@ -197,7 +197,7 @@ fn call(mode: Mode, to: SocketAddr, bytes: u64) -> Result<Value> {
     let connect_ms = began.elapsed().as_millis() as u64;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_nodelay(true)?;
-    let (local, peer) = (canonical(stream.local_addr()?), canonical(stream.peer_addr()?));
+    let (local, peer) = (canonical(stream.local_addr()?), canonical(far_end(&stream)?));
     let mut seen = json!({"local": local, "peer": peer, "connectMs": connect_ms});
     match mode {
         Mode::Who | Mode::LastEnd => {
@@ -222,6 +222,14 @@ fn call(mode: Mode, to: SocketAddr, bytes: u64) -> Result<Value> {
         Mode::Banner | Mode::Upload | Mode::Download | Mode::Both => transfer(mode, &mut stream, bytes)?,
     }
     Ok(seen)
+}
+
+/// Who is at the other end. A connection that was reset meanwhile has none; that it was is then the answer.
+fn far_end(stream: &TcpStream) -> Result<SocketAddr> {
+    match (stream.peer_addr(), stream.take_error()?) {
+        (_, Some(ended)) => Err(ended.into()),
+        (found, None) => Ok(found?),
+    }
 }
 
 /// The calls that move bytes and check each of them.
