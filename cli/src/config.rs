@@ -16,7 +16,7 @@ use crate::cluster::Connection;
 use crate::{forward, status};
 
 /// The proxy's admin port (hbone.md 1).
-const PROXY_PORT: u16 = 15000;
+pub(crate) const PROXY_PORT: u16 = 15000;
 /// The control plane's admin port, on loopback.
 const CONTROL_PORT: u16 = 15013;
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use http::request::Builder;
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Bytes;
@@ -22,17 +23,29 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// # Errors
 /// When the pod cannot be reached, or does not answer 200.
 pub(crate) async fn get(client: &Client, namespace: &str, pod: &str, port: u16, path: &str) -> Result<Bytes> {
-    let answer = tokio::time::timeout(LIMIT, ask(client, namespace, pod, port, path)).await;
+    ask(client, namespace, pod, port, Request::get(path)).await
+}
+
+/// Posts nothing to `path`: an order.
+///
+/// # Errors
+/// As [`get`].
+pub(crate) async fn post(client: &Client, namespace: &str, pod: &str, port: u16, path: &str) -> Result<Bytes> {
+    ask(client, namespace, pod, port, Request::post(path)).await
+}
+
+async fn ask(client: &Client, namespace: &str, pod: &str, port: u16, request: Builder) -> Result<Bytes> {
+    let path = request.uri_ref().map(ToString::to_string).unwrap_or_default();
+    let answer = tokio::time::timeout(LIMIT, exchange(client, namespace, pod, port, request)).await;
     answer.context("no answer in time").flatten().with_context(|| format!("{path} on port {port} of {namespace}/{pod}"))
 }
 
-async fn ask(client: &Client, namespace: &str, pod: &str, port: u16, path: &str) -> Result<Bytes> {
+async fn exchange(client: &Client, namespace: &str, pod: &str, port: u16, request: Builder) -> Result<Bytes> {
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let mut forwarder = pods.portforward(pod, &[port]).await?;
     let stream = forwarder.take_stream(port).context("the API server opened no stream")?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let request =
-        Request::get(path).header("host", "localhost").header("connection", "close").body(Empty::<Bytes>::new())?;
+    let request = request.header("host", "localhost").header("connection", "close").body(Empty::<Bytes>::new())?;
     let exchange = async {
         let response = sender.send_request(request).await?;
         let status = response.status();

@@ -1,6 +1,7 @@
 //! `culvert install` and `culvert uninstall`.
 
 mod definitions;
+mod drain;
 #[cfg(test)]
 pub(crate) mod fake;
 mod ours;
@@ -47,6 +48,10 @@ pub(crate) struct Install {
     /// How long to wait, in seconds.
     #[arg(long, default_value_t = 300)]
     timeout: u64,
+    /// End the proxies that are being replaced as soon as the new ones are ready: what is still connected through them is reset.
+    /// Without it that ends by itself, or with `ztunnel.drainSeconds`.
+    #[arg(long, conflicts_with = "no_wait")]
+    drain_now: bool,
 }
 
 /// Runs `install`.
@@ -61,6 +66,10 @@ pub(crate) async fn install(command: Install) -> Result<ExitCode> {
     let ready = tokio::time::timeout(limit, ready(&client, namespace)).await;
     ready
         .with_context(|| format!("not everything is ready after {} s; `culvert check` says why", limit.as_secs()))??;
+    if command.drain_now {
+        let ended = tokio::time::timeout(limit, drain::now(&client, namespace)).await;
+        ended.with_context(|| format!("a replaced proxy has not ended after {} s", limit.as_secs()))??;
+    }
     eprintln!("Culvert is ready. Next: kubectl label namespace NAME istio.io/dataplane-mode=ambient");
     Ok(ExitCode::SUCCESS)
 }
@@ -135,6 +144,12 @@ async fn ready(client: &Client, namespace: &str) -> Result<()> {
 /// Kubernetes' note of how often the template of a DaemonSet has changed; its pods carry it as a label.
 const TEMPLATE: (&str, &str) = ("deprecated.daemonset.template.generation", "pod-template-generation");
 
+/// The selector of a DaemonSet's pods that are of its newest template (`=`), or are not (`!=`).
+fn of_template(set: &DaemonSet, compare: &str) -> String {
+    let generation = set.annotations().get(TEMPLATE.0).cloned().unwrap_or_default();
+    format!("app.kubernetes.io/name={},{}{compare}{generation}", set.name_any(), TEMPLATE.1)
+}
+
 /// Waits until a pod of the newest template is ready on every node. The status of a DaemonSet does not say so: it counts the
 /// oldest pod of a node, and an old proxy drains for as long as somebody is connected to it.
 async fn on_every_node(client: &Client, namespace: &str, name: &str) -> Result<()> {
@@ -143,8 +158,7 @@ async fn on_every_node(client: &Client, namespace: &str, name: &str) -> Result<(
     wait(sets.clone(), name, seen).await?;
     let set = call(&format!("get {name}"), sets.get(name)).await?;
     let wanted = set.status.as_ref().map_or(0, |s| s.desired_number_scheduled);
-    let generation = set.annotations().get(TEMPLATE.0).cloned().unwrap_or_default();
-    let labels = format!("app.kubernetes.io/name={name},{}={generation}", TEMPLATE.1);
+    let labels = of_template(&set, "=");
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let changes = watcher(pods.clone(), watcher::Config::default().labels(&labels)).default_backoff().touched_objects();
     let mut changes = std::pin::pin!(changes);

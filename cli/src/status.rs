@@ -187,7 +187,7 @@ fn pod_status(pod: &Pod, labelled: &[String], known: &BTreeMap<String, Value>) -
         ("starting", ..) => "has no network yet; it is captured before its first process runs".to_owned(),
         ("failed", ..) => text("error"),
         ("leaving", ..) => format!(
-            "new connections are direct; {} go on through the proxy until they end",
+            "new connections are direct; what was captured goes on through the proxy until it ends ({} sockets)",
             report.and_then(|r| r["connections"].as_u64()).unwrap_or_default()
         ),
         ("captured", Wanted::No, _) => "no label wants it here any more".to_owned(),
@@ -264,7 +264,7 @@ mod tests {
         let failed = pod_status(&plain, &labelled, &reports(json!({"state": "failed", "error": "why"}))).unwrap();
         assert_eq!(failed.note, "why");
         let leaving = reports(json!({"state": "leaving", "connections": 3}));
-        assert!(pod_status(&plain, &labelled, &leaving).unwrap().note.contains("; 3 go on"));
+        assert!(pod_status(&plain, &labelled, &leaving).unwrap().note.contains("(3 sockets)"));
         let clear =
             pod_status(&plain, &labelled, &reports(json!({"state": "captured", "clearConnections": 2}))).unwrap();
         assert!(clear.note.starts_with("2 connections"), "{}", clear.note);

@@ -7,7 +7,6 @@ mod pods;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::time::Duration;
 
 use document::{Check, Report, Span};
 use schemars::JsonSchema;

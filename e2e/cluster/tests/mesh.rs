@@ -53,6 +53,7 @@ const CHECKS: &[Check<Cluster>] = &[
     ("the agent restarted on both nodes: nothing is cut", agents_restarted),
     ("the proxies replaced by surge: nothing fails", proxies_replaced),
     ("agent and proxies replaced at once, as by an upgrade: nothing fails", all_replaced),
+    ("replaced proxies that are told to end do, and what they carry is reset", drained_now),
     ("un-labelling under load: 0 failed, 0 cut", unlabel_under_load),
     ("uninstall leaves nothing", uninstall),
 ];
@@ -245,6 +246,21 @@ fn all_replaced(cluster: &Cluster) -> Result<()> {
     })
 }
 
+fn drained_now(cluster: &Cluster) -> Result<()> {
+    let held = Calls::start(cluster, "client-one", Kind::Hold, &shop::address(cluster, "server-two")?)?;
+    held.wait_for_good()?;
+    shop::restart(cluster, "ztunnel")?;
+    let mut arguments = vec!["install", "--drain-now"];
+    arguments.extend(VALUES);
+    culvert(cluster, &arguments)?;
+    let seen = held.wait_for_end(SOON)?;
+    println!("      {seen}");
+    ensure!(seen.to_string().contains("ConnectionReset"), "{seen}");
+    let pods = cluster.kubectl(&["get", "pods", "-n", "culvert-system", "-l", "app=ztunnel", "-o", "name"])?;
+    ensure!(pods.lines().count() == cluster.nodes().len(), "{pods}");
+    Ok(())
+}
+
 fn unlabel_under_load(cluster: &Cluster) -> Result<()> {
     scenes::undisturbed(cluster, &ALL, || {
         culvert(cluster, &["unenroll", "ns/shop"])?;
@@ -254,12 +270,16 @@ fn unlabel_under_load(cluster: &Cluster) -> Result<()> {
             let pods = status["pods"].as_array().context("no pods")?;
             let left: Vec<_> = pods.iter().map(|p| [&p["name"], &p["state"], &p["note"]]).collect();
             let held = |pod: &[&Value; 3]| {
+                // One of the application, one of the proxy.
                 let note = pod[2].as_str().unwrap_or_default();
-                (pod[0] == "client-one" || pod[0] == "server-two") && pod[1] == "leaving" && note.contains("; 1 go on")
+                (pod[0] == "client-one" || pod[0] == "server-two")
+                    && pod[1] == "leaving"
+                    && note.contains("(2 sockets)")
             };
             ensure!(left.len() == 2 && left.iter().all(held), "{left:?}");
-            Ok(())
-        })
+            anyhow::Ok(())
+        })?;
+        Ok(())
     })?;
     shop::until_left(cluster, SOON)?;
     let rules = shop::in_pod(cluster, "client-one", "ip rule")?;

@@ -31,7 +31,7 @@ pub enum Leave {
 /// What is left of a leaving pod.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Left {
-    /// So many captured connections; rules, routes and guard stay.
+    /// So many captured sockets, as a rule two for each connection; rules, routes and guard stay.
     Captured(usize),
     /// Nothing.
     Gone,

@@ -7,7 +7,7 @@ use telemetry::{LogHandle, Telemetry};
 use super::message::{Reply, Request};
 use super::profile;
 use super::router::Router;
-use crate::drain::Drain;
+use crate::drain::{Drain, State};
 use crate::readiness::Gate;
 
 /// Port 15021: `/healthz/ready`, 200 or 503 with what is missing. A program that drains is not ready.
@@ -53,10 +53,16 @@ pub fn admin_routes(log: &LogHandle, drain: &Drain, deadline: std::time::Duratio
             let reply = logging(&set, &request);
             async move { reply }
         })
-        .post("/quitquitquit", "drains and ends", move |_| {
-            tracing::info!("asked to end by /quitquitquit");
-            drain.begin(deadline);
-            async { Reply::text("draining\n") }
+        // As the signals do: the second one does not wait (hbone.md 11).
+        .post("/quitquitquit", "drains and ends; while it drains: ends at once", move |_| {
+            let begins = drain.state() == State::Running;
+            tracing::info!(at_once = !begins, "asked to end by /quitquitquit");
+            if begins {
+                drain.begin(deadline);
+            } else {
+                drain.force();
+            }
+            async move { Reply::text(if begins { "draining\n" } else { "ending\n" }) }
         })
         .get("/debug/memory", "memory of the process, from /proc/self", |_| async { memory() })
         .route(Method::GET, "/debug/pprof/heap", "not available; says what to use", |_| async { no_heap_profile() })

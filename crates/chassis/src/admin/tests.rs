@@ -136,6 +136,8 @@ async fn quitting_begins_the_drain_and_only_by_post() {
     assert_eq!((status, drain.state()), (403, State::Running));
     assert_eq!(server.post("/quitquitquit").await.0, 200);
     assert!(matches!(drain.state(), State::Draining(_)));
+    assert_eq!(server.post("/quitquitquit").await, (200, "ending\n".to_owned()));
+    assert_eq!(drain.state(), State::Forced);
     server.end().await;
 }
 
