@@ -120,12 +120,6 @@ impl Buffers {
         self.shared.free().bytes
     }
 
-    /// Gives everything that is kept back to the allocator: for a worker that has gone idle.
-    pub fn trim(&self) {
-        let freed = std::mem::take(&mut *self.shared.free());
-        self.shared.pipes.fetch_sub(freed.pipes.len(), Ordering::Relaxed);
-    }
-
     pub(super) fn splice_after(&self) -> Option<u64> {
         self.shared.limits.splice_after
     }
@@ -303,8 +297,6 @@ mod tests {
         assert_eq!(part, [7; 1000][..]);
         drop(part);
         assert_eq!((pool.lent(), pool.kept(), pool.peak()), (0, LARGEST, LARGEST));
-        pool.trim();
-        assert_eq!(pool.kept(), 0);
     }
 
     #[test]
@@ -355,7 +347,5 @@ mod tests {
         drop((one, two));
         assert_eq!(pool.pipes(), 2);
         assert!(pool.pipe().is_some());
-        pool.trim();
-        assert_eq!(pool.pipes(), 0);
     }
 }
