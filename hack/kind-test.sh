@@ -13,7 +13,8 @@ docker info >/dev/null 2>&1 || die "no Docker engine answers; start one, or let 
 [ -z "$(kind get clusters 2>/dev/null)" ] || die "kind has a cluster already: $(kind get clusters); this test makes its own and deletes it"
 KUBECONFIG=$(mktemp)
 export KUBECONFIG
-trap 'status=$?; kind delete cluster >/dev/null 2>&1 || status=1; rm -f "$KUBECONFIG"; times; exit $status' EXIT
+said=$(mktemp)
+trap 'status=$?; kind delete cluster >/dev/null 2>&1 || status=1; rm -f "$KUBECONFIG" "$said"; times; exit $status' EXIT
 
 # The fenced shell blocks of the page, by number.
 block() { awk -v wanted="$1" '/^```sh$/ { n++; inside = 1; next } /^```$/ { inside = 0 } inside && n == wanted' "$page"; }
@@ -24,7 +25,6 @@ follow() { # number
             command kind \"\$@\" --image \"\$KIND_NODE_IMAGE\"; else command kind \"\$@\"; fi; }
         $(block "$1")" </dev/null | tee "$said"
 }
-said=$(mktemp)
 export PATH=$PWD/target/debug:$PATH
 [ "$(block 5 | wc -l)" = 0 ] || die "$page has a block that this test does not know"
 
