@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# `make test-kind`: docs/kind.md as it stands, block by block, and what must be true in between. Needs Docker and kind; kubectl
-# is the cluster's own where there is none. KIND_NODE_IMAGE names a node image where kind's cannot be pulled.
+# `make test-kind`: docs/kind.md as it stands, block by block, and what must be true in between. Needs Docker, kind and kubectl.
+# KIND_NODE_IMAGE names a node image where kind's cannot be pulled.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . hack/lib.sh
