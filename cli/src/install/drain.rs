@@ -40,10 +40,19 @@ async fn end(client: &Client, pods: &Api<Pod>, pod: &Pod) -> Result<()> {
         // It may end by itself before it is told.
         ended = &mut gone => { ended?; }
         told = told => {
-            told?;
-            eprintln!("  {name} ends, and what was connected through it");
+            match told {
+                Ok(_) => eprintln!("  {name} ends, and what was connected through it"),
+                Err(error) if unanswered(&error) => eprintln!("  {name} ends, and what was connected through it"),
+                // If it does not end by itself the caller's deadline says so.
+                Err(error) => eprintln!("  {name}: {error:#}"),
+            }
             gone.await?;
         }
     }
     Ok(())
+}
+
+/// Whether a program was gone before its answer was: it was told to end.
+fn unanswered(error: &anyhow::Error) -> bool {
+    error.chain().filter_map(|cause| cause.downcast_ref::<hyper::Error>()).any(hyper::Error::is_incomplete_message)
 }
