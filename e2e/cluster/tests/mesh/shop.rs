@@ -256,6 +256,20 @@ pub(crate) fn tell_all(cluster: &Cluster) {
         Ok(said) => println!("--- kubectl {}\n{said}", what.join(" ")),
         Err(error) => println!("--- kubectl {}: {error}", what.join(" ")),
     };
+    // A connect that nobody answered is there for two minutes, with the addresses that it was translated to.
+    for node in cluster.nodes() {
+        let waiting = "conntrack -L -p tcp 2>/dev/null | grep -e SYN_ -e UNREPLIED || true";
+        match cluster.exec_on_node(node.name(), &["sh", "-c", waiting]) {
+            Ok(said) => println!("--- {}: connections without an answer\n{said}", node.name()),
+            Err(error) => println!("--- {}: conntrack: {error}", node.name()),
+        }
+    }
+    for pod in PODS {
+        match in_pod(cluster, pod, "ss -tane state connected exclude time-wait") {
+            Ok(said) => println!("--- {pod}: open sockets\n{said}"),
+            Err(error) => println!("--- {pod}: ss: {error}"),
+        }
+    }
     tell(&["get", "pods", "-A", "-o", "wide"]);
     tell(&["get", "events", "-A", "--sort-by=.lastTimestamp"]);
     for app in ["culvert-ca", "culvert-control", "culvert-node", "ztunnel"] {
