@@ -2,7 +2,6 @@
 
 mod findings;
 
-use kubernetes::object::GATEWAY_NAME;
 use std::collections::BTreeMap;
 use std::io::{Write, stdout};
 use std::process::ExitCode;
@@ -15,6 +14,7 @@ use kube::api::{Api, ListParams, Patch, PatchParams};
 use kube::{Client, ResourceExt};
 use kubernetes::client::call;
 use kubernetes::network_policy::{self, Meshed};
+use kubernetes::object::GATEWAY_NAME;
 use serde_json::json;
 
 use self::findings::{Severity, find};

@@ -49,7 +49,7 @@ pub enum Ended {
 /// # Errors
 /// When a part cannot start or ends.
 pub fn run(config: Config) -> Result<Ended> {
-    chassis::block_on(serve(settled(config)?)).context("no runtime")?
+    chassis::block_on(serve(settled(config))).context("no runtime")?
 }
 
 /// Takes all capture away, and on Kubernetes everything else that the agent put onto the node.
@@ -62,14 +62,14 @@ pub fn unload(config: Config) -> Result<()> {
     };
     let _log = logging(&config)?;
     let kubernetes = kubernetes.clone();
-    let failed = chassis::block_on(kubernetes::remove(&settled(config)?, &kubernetes)).context("no runtime")?;
+    let failed = chassis::block_on(kubernetes::remove(&settled(config), &kubernetes)).context("no runtime")?;
     if failed.is_empty() { Ok(()) } else { bail!("not everything was taken away:\n  {}", failed.join("\n  ")) }
 }
 
 /// With the cgroup that is meant in place of the configured one.
-fn settled(mut config: Config) -> Result<Config> {
-    config.cgroup_root = find::on_v2(&config.cgroup_root).context("`cgroupRoot`")?;
-    Ok(config)
+fn settled(mut config: Config) -> Config {
+    config.cgroup_root = find::on_v2(config.cgroup_root);
+    config
 }
 
 async fn serve(config: Config) -> Result<Ended> {

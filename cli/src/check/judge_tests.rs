@@ -76,15 +76,21 @@ fn an_installation_that_is_not_there_fails_in_each_of_its_parts() {
     assert_eq!(line(&facts, false, "cluster.crds").state, State::Fail);
 }
 
+/// The agent of a node, an older version's, whose container waits.
+fn waiting_agent(restarts: u32, why: Value, before: Value) -> Pod {
+    of(json!({"metadata": {"name": "culvert-node-x", "labels": {"app.kubernetes.io/name": "culvert-node"}},
+        "spec": {"nodeName": "n1", "containers": [{"name": "node", "image": "culvert.dev/culvert-node:0.0.1"}]},
+        "status": {"containerStatuses": [{"name": "node", "ready": false, "image": "", "imageID": "",
+            "restartCount": restarts, "state": {"waiting": why}, "lastState": before}]}}))
+}
+
 #[test]
 fn a_program_that_does_not_start_tells_its_last_words() {
     let mut facts = well();
-    facts.own = vec![of(
-        json!({"metadata": {"name": "culvert-node-x", "labels": {"app.kubernetes.io/name": "culvert-node"}},
-        "spec": {"nodeName": "n1", "containers": [{"name": "node", "image": "culvert.dev/culvert-node:0.0.1"}]},
-        "status": {"containerStatuses": [{"name": "node", "ready": false, "image": "", "imageID": "", "restartCount": 3,
-            "state": {"waiting": {"reason": "CrashLoopBackOff"}},
-            "lastState": {"terminated": {"exitCode": 1, "message": "this node cannot capture pods:\n  sk_lookup is missing"}}}]}}),
+    facts.own = vec![waiting_agent(
+        3,
+        json!({"reason": "CrashLoopBackOff"}),
+        json!({"terminated": {"exitCode": 1, "message": "this node cannot capture pods:\n  sk_lookup is missing"}}),
     )];
     let agent = line(&facts, false, "node.agent");
     assert_eq!(agent.state, State::Fail);
@@ -101,12 +107,8 @@ fn a_program_that_does_not_start_tells_its_last_words() {
 #[test]
 fn a_program_that_never_ran_is_told_by_the_kubelet() {
     let mut facts = well();
-    facts.own = vec![of(
-        json!({"metadata": {"name": "culvert-node-x", "labels": {"app.kubernetes.io/name": "culvert-node"}},
-        "spec": {"nodeName": "n1", "containers": [{"name": "node", "image": "culvert.dev/culvert-node:0.0.1"}]},
-        "status": {"containerStatuses": [{"name": "node", "ready": false, "image": "", "imageID": "", "restartCount": 0,
-            "state": {"waiting": {"reason": "CreateContainerError", "message": "path \"/x\" is not a shared mount"}}}]}}),
-    )];
+    let why = json!({"reason": "CreateContainerError", "message": "path \"/x\" is not a shared mount"});
+    facts.own = vec![waiting_agent(0, why, json!({}))];
     let agent = line(&facts, false, "node.agent");
     assert!(agent.what.contains("CreateContainerError: path \"/x\" is not a shared mount"), "{}", agent.what);
     assert!(agent.remedy.contains("kubectl describe pods"), "{}", agent.remedy);

@@ -41,10 +41,9 @@ async fn end(client: &Client, pods: &Api<Pod>, pod: &Pod) -> Result<()> {
         ended = &mut gone => { ended?; }
         told = told => {
             match told {
-                Ok(_) => eprintln!("  {name} ends, and what was connected through it"),
-                Err(error) if unanswered(&error) => eprintln!("  {name} ends, and what was connected through it"),
                 // If it does not end by itself the caller's deadline says so.
-                Err(error) => eprintln!("  {name}: {error:#}"),
+                Err(error) if !unanswered(&error) => eprintln!("  {name}: {error:#}"),
+                _ => eprintln!("  {name} ends, and what was connected through it"),
             }
             gone.await?;
         }

@@ -41,24 +41,19 @@ pub(crate) fn within(path: &str, folder: &str) -> bool {
 
 /// The folder that is meant by a configured one: itself where it lies on cgroup v2, else its `unified`, where a hybrid host
 /// mounts v2 beside the controllers of v1 (systemd's `DEFAULT_HIERARCHY`; runc and containerd look there too).
-pub(crate) fn on_v2(folder: &Path) -> io::Result<PathBuf> {
-    let table = fs::read_to_string("/proc/self/mountinfo")?;
+/// One of which neither holds stays as it is; [`cgroup_mount`] says what is wrong with it.
+pub(crate) fn on_v2(folder: PathBuf) -> PathBuf {
     let unified = folder.join("unified");
-    let found = [folder, &unified].into_iter().find(|folder| mount_of(&table, folder).is_some());
-    found.map(Path::to_owned).ok_or_else(|| not_v2(folder))
+    if cgroup_mount(&folder).is_err() && cgroup_mount(&unified).is_ok() { unified } else { folder }
 }
 
 /// The mount point of the cgroup v2 hierarchy that a folder lies in.
 pub(crate) fn cgroup_mount(folder: &Path) -> io::Result<PathBuf> {
-    mount_of(&fs::read_to_string("/proc/self/mountinfo")?, folder).ok_or_else(|| not_v2(folder))
-}
-
-fn not_v2(folder: &Path) -> io::Error {
-    let text = format!(
-        "{} is not on a cgroup v2 mount; mount one (mount -t cgroup2 cgroup2 FOLDER) and name it",
-        folder.display()
-    );
-    io::Error::new(io::ErrorKind::NotFound, text)
+    let missing = || {
+        let remedy = "mount one (mount -t cgroup2 cgroup2 FOLDER) and name it";
+        io::Error::new(io::ErrorKind::NotFound, format!("{} is not on a cgroup v2 mount; {remedy}", folder.display()))
+    };
+    mount_of(&fs::read_to_string("/proc/self/mountinfo")?, folder).ok_or_else(missing)
 }
 
 /// The longest mount point of cgroup v2 in a table (proc_pid_mountinfo(5)) at or above a folder.
@@ -135,7 +130,8 @@ mod tests {
         ] {
             assert_eq!(mount_of(table, Path::new(folder)).as_deref(), expected.map(Path::new), "{folder}");
         }
-        let error = on_v2(Path::new("/nowhere")).unwrap_err().to_string();
+        assert_eq!(on_v2("/nowhere".into()), Path::new("/nowhere"));
+        let error = cgroup_mount(Path::new("/nowhere")).unwrap_err().to_string();
         assert!(error.contains("/nowhere") && error.contains("mount -t cgroup2"), "{error}");
     }
 
