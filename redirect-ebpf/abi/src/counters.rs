@@ -107,6 +107,9 @@ reasons! {
     ConnectRestored = "connect_restored",
     /// The address of a captured connect was changed by another program of the node after we had put it back.
     ConnectRewritten = "connect_rewritten",
+    /// An application's end of a connection from the proxy could not be bound to `lo`: a client that happens to come in clear from
+    /// the very port that the proxy shows there is not answered.
+    AcceptedUnbound = "accepted_unbound",
 }
 
 const _: () = assert!(Reason::ALL.len() <= ROOM && size_of::<Counters>() == 8 * ROOM);

@@ -23,6 +23,12 @@ pub const fn returned(mark: u32) -> u32 {
     (mark & !MASK) | RETURN
 }
 
+/// Whether this is the mark of a proxy's connection to an app, on either end.
+#[inline(always)]
+pub const fn returns(mark: u32) -> bool {
+    mark & MASK == RETURN
+}
+
 /// Whether one of our bits is set.
 #[inline(always)]
 pub const fn ours(mark: u32) -> bool {

@@ -11,6 +11,11 @@ pub const SO_MARK: i32 = 36;
 /// `SO_BINDTOIFINDEX`.
 pub const SO_BINDTOIFINDEX: i32 = 62;
 
+/// Value of SO_BINDTODEVICE for the loopback device, and for none.
+pub const LO: [u8; 4] = *b"lo\0\0";
+/// See [`LO`].
+pub const NO_DEVICE: [u8; 4] = [0; 4];
+
 /// What is known when an option is set.
 #[derive(Clone, Copy, Debug)]
 pub struct OptionFacts {

@@ -58,7 +58,9 @@ pub enum RedirectError {
     #[error("kernel programs: {0}")]
     Object(#[from] Box<aya::EbpfError>),
     /// The embedded object has no place, or several, for a pod's cookie.
-    #[error("kernel programs: the object does not fit this loader; remedy: cargo xtask ebpf, and build again")]
+    #[error(
+        "kernel programs: the object does not fit this loader; remedy: redirect-ebpf/programs/build.sh, and build again"
+    )]
     Unpatchable,
     /// The kernel refused a program.
     #[error("kernel program {name}: {source}")]

@@ -5,10 +5,10 @@ use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_set_retval, bpf_se
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use redirect_abi::connect::{Connect, ConnectFacts, connect};
-use redirect_abi::sockopt::{SO_MARK, SOL_SOCKET};
-use redirect_abi::{Ip, PORT_OUTBOUND, Reason};
+use redirect_abi::sockopt::{self, SO_MARK, SOL_SOCKET};
+use redirect_abi::{Ip, LOOPBACK_IFINDEX, PORT_OUTBOUND, Reason, marks};
 
-use crate::context::{count, netns_cookie, place, pod, read, read_ip6, tag};
+use crate::context::{bind_to_device, count, netns_cookie, place, pod, read, read_ip6, tag};
 use crate::listeners::{Found, find};
 use crate::maps::OLD_SOCKETS;
 use crate::{restore, secondary};
@@ -40,13 +40,20 @@ fn hook(ctx: *mut bpf_sock_addr, destination: Ip, source: impl Fn(*mut bpf_sock)
     }
     let source = source(socket);
     let mark = read!(socket, mark);
+    let bound = read!(socket, bound_dev_if);
+    // Accepted from the proxy, and disconnected since: that binding was ours (`socket::accepted`).
+    let accepted = marks::returns(mark) && bound == LOOPBACK_IFINDEX;
+    if accepted && !bind_to_device(ctx, sockopt::NO_DEVICE) {
+        count(cookie, Reason::ConnectError);
+        return REFUSE;
+    }
     let facts = ConnectFacts {
         pod: Some(entry.state()),
         proxy: tag(socket).is_some(),
         kind: read!(socket, type_),
         protocol: read!(socket, protocol),
         mark,
-        bound_device: read!(socket, bound_dev_if),
+        bound_device: if accepted { 0 } else { bound },
         destination: place(cookie, destination),
         family_served: entry.serves(&destination),
         source: if source.is_unspecified() { None } else { Some(place(cookie, source)) },

@@ -4,7 +4,8 @@ use core::ffi::c_void;
 
 use aya_ebpf::bindings::bpf_sock;
 use aya_ebpf::btf_maps::SkStorage;
-use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_sk_storage_get};
+use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_setsockopt, bpf_sk_storage_get};
+use redirect_abi::sockopt::{SO_BINDTODEVICE, SOL_SOCKET};
 use redirect_abi::{AddressKey, Ip, Place, PodValue, ProxyTag, Reason};
 
 use crate::maps::{COUNTERS, OWN, PODS, TAGS};
@@ -72,6 +73,14 @@ pub(crate) fn count(cookie: u64, reason: Reason) {
             *counter += 1;
         }
     }
+}
+
+/// Sets SO_BINDTODEVICE on the socket behind a context; whether that worked. An empty name unbinds.
+#[inline(always)]
+pub(crate) fn bind_to_device<T>(context: *mut T, mut name: [u8; 4]) -> bool {
+    let (value, length) = ((&raw mut name).cast(), size_of_val(&name) as i32);
+    // SAFETY: value and length describe the local variable; the verifier knows the context's type.
+    unsafe { bpf_setsockopt(context.cast(), SOL_SOCKET, SO_BINDTODEVICE, value, length) == 0 }
 }
 
 /// The proxy's tag of a socket.

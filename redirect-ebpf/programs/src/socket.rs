@@ -7,9 +7,9 @@ use aya_ebpf::helpers::generated::{bpf_get_current_cgroup_id, bpf_set_retval, bp
 use aya_ebpf::macros::{cgroup_sock, sock_ops};
 use aya_ebpf::programs::{SockContext, SockOpsContext};
 use redirect_abi::connect::MPTCP;
-use redirect_abi::{CAPTURE_PORTS, ListenerKey, MAX_SLOTS, PodState, ProxyTag, Reason, Slots, SlotsKey};
+use redirect_abi::{CAPTURE_PORTS, ListenerKey, MAX_SLOTS, PodState, ProxyTag, Reason, Slots, SlotsKey, marks, sockopt};
 
-use crate::context::{count, netns_cookie, pod, read, set_tag, storage_of, tag};
+use crate::context::{bind_to_device, count, netns_cookie, pod, read, set_tag, storage_of, tag};
 use crate::maps::{LISTENERS, PROBERS, PROXIES, SLOTS, WANTED};
 use crate::{probe, restore};
 
@@ -20,6 +20,8 @@ const EPROTONOSUPPORT: i32 = 93;
 const LISTEN: u32 = 11;
 /// `BPF_SOCK_OPS_TCP_CONNECT_CB`.
 const CONNECT: u32 = 3;
+/// `BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB`.
+const ACCEPTED: u32 = 5;
 /// `BPF_SOCK_OPS_STATE_CB`.
 const STATE: u32 = 10;
 /// `BPF_NOEXIST`.
@@ -59,6 +61,7 @@ pub fn culvert_sockops(ctx: SockOpsContext) -> u32 {
     match read!(ctx, op) {
         LISTEN => listens(ctx),
         CONNECT => connects(ctx),
+        ACCEPTED => accepted(ctx),
         STATE => probe::changes(ctx),
         _ => {}
     }
@@ -80,6 +83,23 @@ fn connects(ctx: *mut bpf_sock_ops) {
         restore::check(ctx, wanted, &probe::tuple(ctx));
     } else if kubelet {
         probe::connects(ctx, probe::tuple(ctx));
+    }
+}
+
+/// An application's end of the proxy's connection to it shows a client's address with a port of the proxy's choice. A SYN from
+/// outside may show the same two: it must not meet this socket, which would answer it (by `lo`) with a challenge ACK that nobody
+/// waits for. Bound to `lo`, where alone its packets come from, the socket is none for what arrives elsewhere; nor is what remains
+/// of it in TIME_WAIT.
+#[inline(always)]
+fn accepted(ctx: *mut bpf_sock_ops) {
+    let socket = read!(ctx, __bindgen_anon_2.sk);
+    if socket.is_null() || !marks::returns(read!(socket, mark)) {
+        return;
+    }
+    let cookie = netns_cookie(ctx);
+    // Left unbound it works, but for that one port of that one client.
+    if pod(cookie).is_some() && !bind_to_device(ctx, sockopt::LO) {
+        count(cookie, Reason::AcceptedUnbound);
     }
 }
 

@@ -53,7 +53,12 @@ impl Proxy {
 
     /// Connects from a source port (0 = any) and stays connected; answers like `connect`.
     pub fn dial(&mut self, source_port: u16, destination: &str) -> String {
-        self.ask(&format!("dial {source_port} {destination}"))
+        self.ask(&format!("dial - {source_port} {destination} 0"))
+    }
+
+    /// `connect` that stays connected.
+    pub fn hold(&mut self, source: &str, destination: &str, mark: u32) -> String {
+        self.ask(&format!("dial {source} 0 {destination} {mark}"))
     }
 
     /// Ends what `dial` opened: with a FIN, or with a RST.
@@ -116,8 +121,8 @@ pub fn run() {
                 }
                 "ok".to_owned()
             }
-            ["connect", source, destination, mark] => connect(source, destination, mark.parse().unwrap()),
-            ["dial", port, destination] => dial(port.parse().unwrap(), destination, &mut dialled),
+            ["connect", source, destination, mark] => dial(source, "0", destination, mark, &mut Vec::new()),
+            ["dial", source, port, destination, mark] => dial(source, port, destination, mark, &mut dialled),
             ["hang_up", reset] => {
                 for socket in dialled.drain(..).filter(|_| reset == "true") {
                     socket.set_linger(Some(std::time::Duration::ZERO)).unwrap();
@@ -186,8 +191,9 @@ fn serve(mut stream: TcpStream, generation: &str, port: u16, worker: usize, peer
     }
 }
 
-fn connect(source: &str, destination: &str, mark: u32) -> String {
+fn dial(source: &str, source_port: &str, destination: &str, mark: &str, dialled: &mut Vec<Socket>) -> String {
     let destination: SocketAddr = destination.parse().unwrap();
+    let (port, mark): (u16, u32) = (source_port.parse().unwrap(), mark.parse().unwrap());
     let attempt = || {
         let socket = Socket::new(Domain::for_address(destination), Type::STREAM, Some(Protocol::TCP))?;
         if mark != 0 {
@@ -195,27 +201,13 @@ fn connect(source: &str, destination: &str, mark: u32) -> String {
         }
         if source != "-" {
             socket.set_ip_transparent_v4(true)?;
-            socket.bind(&SockAddr::from(SocketAddr::new(source.parse().unwrap(), 0)))?;
         }
-        socket.connect_timeout(&SockAddr::from(destination), super::lab::PATIENCE)?;
-        let mut line = String::new();
-        BufReader::new(TcpStream::from(socket)).read_line(&mut line)?;
-        Ok::<_, std::io::Error>(line.trim_end().to_owned())
-    };
-    attempt().unwrap_or_else(|error| format!("error {:?}", error.kind()))
-}
-
-fn dial(source_port: u16, destination: &str, dialled: &mut Vec<Socket>) -> String {
-    let destination: SocketAddr = destination.parse().unwrap();
-    let attempt = || {
-        let socket = Socket::new(Domain::for_address(destination), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_reuse_address(true)?;
-        let any = if destination.is_ipv4() {
-            SocketAddr::from(([0; 4], source_port))
-        } else {
-            SocketAddr::from(([0u16; 8], source_port))
-        };
-        socket.bind(&SockAddr::from(any))?;
+        if source != "-" || port != 0 {
+            socket.set_reuse_address(true)?;
+            let any = if destination.is_ipv4() { "0.0.0.0" } else { "::" };
+            let from = if source == "-" { any } else { source };
+            socket.bind(&SockAddr::from(SocketAddr::new(from.parse().unwrap(), port)))?;
+        }
         socket.connect_timeout(&SockAddr::from(destination), super::lab::PATIENCE)?;
         socket.set_read_timeout(Some(super::lab::PATIENCE))?;
         let mut line = String::new();

@@ -17,6 +17,7 @@ mod lab;
 mod leaving;
 mod lifecycle;
 mod questions;
+mod tuples;
 mod uring;
 mod versions;
 mod wire;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         lifecycle::TESTS,
         kubelet::TESTS,
         questions::TESTS,
+        tuples::TESTS,
         homes::TESTS,
         clsact::TESTS,
         balancer::TESTS,
