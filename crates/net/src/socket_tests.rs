@@ -3,12 +3,15 @@
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 
+use std::os::fd::AsFd;
+
+use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::mark;
 use crate::netns::tests::{fresh, ip};
+use crate::{mark, sys};
 
 const SOON: Duration = Duration::from_secs(5);
 
@@ -222,6 +225,48 @@ async fn ports_do_not_run_out_per_source() {
         assert!(matches!(connect(Some(&pod), &options).await, Err(ConnectError::Source { .. })));
     }
     assert_eq!(held.len(), 8);
+}
+
+/// A mark: what bears it leaves for another host.
+const ELSEWHERE: u32 = 0x40;
+
+/// The application's end of a connection in clear whose other end is on another host: made by TCP_REPAIR, which sends nothing.
+fn in_clear(app: SocketAddr, client: SocketAddr) -> Socket {
+    let socket = Socket::new(Domain::for_address(app), Type::STREAM, None).unwrap();
+    sys::setsockopt_int(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_REPAIR, 1).unwrap();
+    socket.bind(&app.into()).unwrap();
+    socket.connect(&client.into()).unwrap();
+    const OFF_WITHOUT_PROBE: i32 = -1;
+    sys::setsockopt_int(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_REPAIR, OFF_WITHOUT_PROBE).unwrap();
+    socket.set_mark(ELSEWHERE).unwrap();
+    socket
+}
+
+#[tokio::test]
+async fn a_port_that_the_shown_client_uses_itself_is_given_up() {
+    let Some(pod) = pod() else { return };
+    pod.run(|| std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 40003").unwrap()).unwrap();
+    for (version, own, foreign) in [("-4", POD4, FOREIGN4), ("-6", POD6, FOREIGN6)] {
+        pod.run(|| {
+            ip(&format!("{version} route add {foreign} dev lo"));
+            ip(&format!("{version} rule add pref 3 fwmark {ELSEWHERE} blackhole"));
+        })
+        .unwrap();
+        let (own, foreign): (IpAddr, IpAddr) = (own.parse().unwrap(), foreign.parse().unwrap());
+        let app = TcpListener::from_std(listen(&pod, &ListenOptions::plain((own, 8001).into())).unwrap()).unwrap();
+        let to_app = to(app.local_addr().unwrap());
+        let _clear: Vec<Socket> =
+            (40000..=40003).map(|port| pod.run(|| in_clear(to_app.to, (foreign, port).into())).unwrap()).collect();
+        let options = ConnectOptions { source: Some(foreign), mark: Some(mark::RETURN), ..to_app };
+        let (client, mut server) = meet(Some(&pod), &options, &app).await;
+        let shown = peer(&server).unwrap().0;
+        assert_eq!((shown.ip(), client.local_addr().unwrap()), (foreign, shown));
+        assert!((16384..32768).contains(&shown.port()), "{shown}");
+        // It is a connection.
+        let mut client = client;
+        client.write_all(b"hello").await.unwrap();
+        server.read_exact(&mut [0; 5]).await.unwrap();
+    }
 }
 
 #[tokio::test]

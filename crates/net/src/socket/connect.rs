@@ -8,6 +8,7 @@ use std::time::Duration;
 use mesh::addr::{canonical, canonical_socket};
 use socket2::{Domain, Socket};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::Instant;
 
 use super::{keepalive, listen, open};
 use crate::netns::NetNs;
@@ -88,24 +89,53 @@ pub enum ConnectError {
     },
 }
 
+/// How long the first ports of a shown source may stay without an answer. On `lo` the kernel answers within the call of connect(2), or
+/// not at all; this leaves it the time slices of a crowded machine.
+const SHOWN_ANSWERS: Duration = Duration::from_millis(200);
+/// Ports that are tried for a shown source, the last one until the time is over. Two misses in a row need both to be in use by others.
+const SHOWN_TRIES: usize = 3;
+/// Where further ports come from: below the ranges that clients take theirs from (32768 and up on Linux, 49152 and up elsewhere, RFC
+/// 6335 section 6), above those that services have.
+const SHOWN_PORTS: std::ops::RangeInclusive<u16> = 16384..=32767;
+
 /// Connects from inside `netns` (or from where the thread is). TCP_NODELAY and keep-alive are on.
+///
+/// With a source that is somebody else's, the kernel may choose a port from which that somebody already has a connection to the same
+/// destination, in clear: it does not see the two as one, but the destination does, and answers there and not here. An attempt that
+/// stays without an answer is therefore made again from another port.
 ///
 /// Dropping the future gives the attempt up.
 ///
 /// # Errors
 /// See [`ConnectError`].
 pub async fn connect(netns: Option<&NetNs>, options: &ConnectOptions) -> Result<TcpStream, ConnectError> {
-    let to = canonical_socket(options.to);
-    let socket = prepare(netns, options, to)?;
-    let socket = TcpSocket::from_std_stream(socket.into());
-    match tokio::time::timeout(options.timeout, socket.connect(to)).await {
-        Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(error)) => Err(classify(error, options, to)),
-        Err(_elapsed) => Err(ConnectError::TimedOut { to, after: options.timeout }),
+    let deadline = Instant::now() + options.timeout;
+    let mut port = 0;
+    if options.source.is_some() {
+        for _ in 1..SHOWN_TRIES {
+            let until = deadline.min(Instant::now() + SHOWN_ANSWERS);
+            match tokio::time::timeout_at(until, attempt(netns, options, port)).await {
+                Ok(Err(ConnectError::Source { error, .. })) if port != 0 && in_use(&error) => {}
+                Ok(done) => return done,
+                Err(_elapsed) => {}
+            }
+            port = rand::random_range(SHOWN_PORTS);
+        }
+    }
+    match tokio::time::timeout_at(deadline, attempt(netns, options, port)).await {
+        Ok(done) => done,
+        Err(_elapsed) => Err(ConnectError::TimedOut { to: canonical_socket(options.to), after: options.timeout }),
     }
 }
 
-fn prepare(netns: Option<&NetNs>, options: &ConnectOptions, to: SocketAddr) -> Result<Socket, ConnectError> {
+/// One attempt, without an end of its own. `port` is the source's; 0 = the kernel's choice.
+async fn attempt(netns: Option<&NetNs>, options: &ConnectOptions, port: u16) -> Result<TcpStream, ConnectError> {
+    let to = canonical_socket(options.to);
+    let socket = TcpSocket::from_std_stream(prepare(netns, options, to, port)?.into());
+    socket.connect(to).await.map_err(|error| classify(error, options, to))
+}
+
+fn prepare(netns: Option<&NetNs>, options: &ConnectOptions, to: SocketAddr, port: u16) -> Result<Socket, ConnectError> {
     let setup =
         |error: io::Error| if exhausted(&error) { ConnectError::Exhausted(error) } else { ConnectError::Setup(error) };
     let socket = open(netns, Domain::for_address(to)).map_err(setup)?;
@@ -115,21 +145,26 @@ fn prepare(netns: Option<&NetNs>, options: &ConnectOptions, to: SocketAddr) -> R
         socket.set_mark(mark).map_err(setup)?;
     }
     if let Some(from) = options.source.map(canonical) {
-        bind(&socket, from, to).map_err(|error| ConnectError::Source { from, error })?;
+        bind(&socket, SocketAddr::new(from, port), to).map_err(|error| ConnectError::Source { from, error })?;
     }
     Ok(socket)
 }
 
-/// Binds the address and leaves the port to connect(2): IP_BIND_ADDRESS_NO_PORT lets the kernel give one local port to
-/// many destinations, where bind with port 0 would take it whole (28 000 connections per source and no more).
-fn bind(socket: &Socket, from: IpAddr, to: SocketAddr) -> io::Result<()> {
+/// Binds the address. Port 0 is left to connect(2): IP_BIND_ADDRESS_NO_PORT lets the kernel give one local port to many destinations,
+/// where bind would take it whole (28 000 connections per source and no more).
+fn bind(socket: &Socket, from: SocketAddr, to: SocketAddr) -> io::Result<()> {
     if from.is_ipv4() != to.is_ipv4() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "source and destination are of different families"));
     }
     listen::transparent(socket, to)?;
-    // Level IP on IPv6 sockets too: the flag sits in the part of the socket that both families share.
-    sys::setsockopt_int(socket.as_fd(), libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;
-    socket.bind(&SocketAddr::new(from, 0).into())
+    if from.port() == 0 {
+        // Level IP on IPv6 sockets too: the flag sits in the part of the socket that both families share.
+        sys::setsockopt_int(socket.as_fd(), libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;
+    } else {
+        // An application may still listen on this port.
+        socket.set_reuse_address(true)?;
+    }
+    socket.bind(&from.into())
 }
 
 fn classify(error: io::Error, options: &ConnectOptions, to: SocketAddr) -> ConnectError {
@@ -147,6 +182,10 @@ fn classify(error: io::Error, options: &ConnectOptions, to: SocketAddr) -> Conne
         _ if exhausted(&error) => ConnectError::Exhausted(error),
         _ => ConnectError::Other { to, error },
     }
+}
+
+fn in_use(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EADDRINUSE)
 }
 
 fn exhausted(error: &io::Error) -> bool {
