@@ -14,11 +14,11 @@ fresh=$(mktemp -d)
 trap 'rm -rf "$fresh"' EXIT
 "$here/build.sh" "$fresh"
 if ! cmp "$fresh/redirect.bpf.o" "$here/object/redirect.bpf.o"; then
-    echo "object/redirect.bpf.o was not built from these sources; remedy: redirect-ebpf/programs/build.sh, and commit the object" >&2
+    echo "object/redirect.bpf.o was not built from these sources; remedy: make ebpf, and commit the object" >&2
     exit 1
 fi
 if [ "$recorded" != "$(source_hash)" ]; then
-    echo "the object is right but object/SOURCES.sha256 is stale; remedy: redirect-ebpf/programs/build.sh" >&2
+    echo "the object is right but object/SOURCES.sha256 is stale; remedy: make ebpf" >&2
     exit 1
 fi
 echo "object/redirect.bpf.o rebuilt and equal"

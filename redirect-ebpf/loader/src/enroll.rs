@@ -127,8 +127,9 @@ impl Redirector {
         Ok(others.interfaces)
     }
 
-    /// From the map entry on: the order is what makes it safe. Rules and routes stand before any socket is marked; the connections
-    /// that are older are listed after no new one can be direct; the guard comes last, when it knows them.
+    /// The order is what makes it safe. Rules, routes and the look-up stand before any socket is marked: a SYN that came to `lo` without the
+    /// look-up would be lost, and sent again a second later. The map entry switches it all on; the connections that are older are
+    /// listed after no new one can be direct; the guard comes last, when it knows them.
     fn capture(
         &mut self,
         spec: &PodSpec<'_>,
@@ -140,12 +141,12 @@ impl Redirector {
         self.set_addresses(spec, place)?;
         self.make_counters(cookie)?;
         self.store.primary.insert(cookie, place.ends.pod, 0).map_err(|e| map_error(maps::PRIMARY, e))?;
-        self.set_others(cookie, entry(spec, uid, before), &place.others)?;
         let folder = self.pins.pod(cookie);
         std::fs::create_dir_all(&folder).map_err(|source| RedirectError::Pin { path: folder, source })?;
         let mut object = self.loader.load(cookie)?;
         let lookup = fd(&mut object, programs::LOOKUP)?;
         self.attach_lookup(spec, cookie, lookup.as_fd())?;
+        self.set_others(cookie, entry(spec, uid, before), &place.others)?;
         self.steer_questions(spec, cookie, fd(&mut object, programs::DNS)?.as_fd())?;
         let was_direct = !self.guard_attached(cookie)? || before.is_some_and(|pod| pod.state() == PodState::Leaving);
         let old = if was_direct && spec.keep_established { self.file_old(spec.netns, cookie)? } else { 0 };

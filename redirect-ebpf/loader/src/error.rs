@@ -58,9 +58,7 @@ pub enum RedirectError {
     #[error("kernel programs: {0}")]
     Object(#[from] Box<aya::EbpfError>),
     /// The embedded object has no place, or several, for a pod's cookie.
-    #[error(
-        "kernel programs: the object does not fit this loader; remedy: redirect-ebpf/programs/build.sh, and build again"
-    )]
+    #[error("kernel programs: the object does not fit this loader; remedy: make ebpf, and build again")]
     Unpatchable,
     /// The kernel refused a program.
     #[error("kernel program {name}: {source}")]

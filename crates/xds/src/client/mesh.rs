@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 
 use super::{Handler, Rejection, Stopped, Update};
 use crate::convert::{Address, Texts, address_with, authorization_from_resource, routing_from_resource, stand_in};
-use crate::{Change, StandIn};
+use crate::{Change, Pieces, StandIn};
 
 /// Converts each update and hands it to whoever keeps the world, who may let it wait.
 #[derive(Clone, Debug)]
@@ -28,7 +28,9 @@ pub fn to_change(update: Update) -> (Change, Vec<Rejection>) {
     let mut rejections = Vec::new();
     let mut texts = Texts::default();
     let mut change = Change { answered: update.answered, synced: update.synced, ..Change::default() };
+    let mut pieces = Pieces::begin();
     for resource in &update.upserts {
+        pieces.step();
         let result = match update.type_url {
             ADDRESS_TYPE => address_with(&mut texts, resource).map(|address| match address {
                 Address::Service(s) => change.services.push(s),

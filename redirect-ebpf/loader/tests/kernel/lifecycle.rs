@@ -3,14 +3,17 @@
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use aya::maps::MapData;
 use aya::programs::links::{FdLink, PinnedLink};
-use redirect_loader::{EnrollError, HostLink, Link, LoadConfig, PodSpec, PodState, Reason, RedirectError, Redirector};
+use redirect_loader::{
+    EnrollError, HostLink, Leave, Left, Link, LoadConfig, PodSpec, PodState, Reason, RedirectError, Redirector,
+};
 
 use crate::Test;
 use crate::generations::echo;
-use crate::lab::{Lab, PEER4, POD4, POD6, call, serve};
+use crate::lab::{AT_ONCE, Lab, PEER4, POD4, POD6, call, eventually, serve};
 
 pub const TESTS: &[Test] = &[
     ("a_dead_agent_changes_nothing", a_dead_agent_changes_nothing),
@@ -23,7 +26,45 @@ pub const TESTS: &[Test] = &[
     ("a_pod_that_died_is_forgotten", a_pod_that_died_is_forgotten),
     ("an_ipv4_pod_cannot_call_ipv6", an_ipv4_pod_cannot_call_ipv6),
     ("another_mesh_in_the_pod_is_named", another_mesh_in_the_pod_is_named),
+    ("no_connect_waits_for_an_enrolment", no_connect_waits_for_an_enrolment),
 ];
+
+/// Neither one that the pod makes nor one to it: a SYN that is lost is sent again after a second.
+fn no_connect_waits_for_an_enrolment() {
+    let mut lab = Lab::new();
+    let mut proxy = lab.proxy(1);
+    let _servers = [lab.run("peer", || serve("[::]:80")), lab.run("pod", || serve("[::]:8080"))];
+    let stop = AtomicBool::new(false);
+    let (pod, peer) = (lab.netns("pod"), lab.netns("peer"));
+    let dial = |netns: &std::fs::File, to: &str| {
+        use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+        move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+        let (mut calls, mut slowest) = (0, Duration::ZERO);
+        while !stop.load(Ordering::Relaxed) {
+            let begun = Instant::now();
+            call(to).unwrap_or_else(|e| panic!("call {calls} to {to}: {e}"));
+            slowest = slowest.max(begun.elapsed());
+            calls += 1;
+        }
+        (calls, slowest)
+    };
+    std::thread::scope(|scope| {
+        let ways = [(&pod, format!("{PEER4}:80")), (&peer, format!("{POD4}:8080"))];
+        let callers = ways.map(|(netns, to)| scope.spawn(move || dial(netns, &to)));
+        for _ in 0..10 {
+            proxy.listen_all();
+            lab.enroll_with(Some(1), true).unwrap();
+            let gone = || lab.redirector().unenroll(pod.as_fd(), Leave::WhenIdle).unwrap() == Left::Gone;
+            assert!(eventually(gone));
+            proxy.close();
+        }
+        stop.store(true, Ordering::Relaxed);
+        for caller in callers {
+            let (calls, slowest) = caller.join().unwrap();
+            assert!(calls > 10 && slowest < AT_ONCE, "{calls} calls, the slowest took {slowest:?}");
+        }
+    });
+}
 
 fn a_dead_agent_changes_nothing() {
     let (mut lab, _proxy) = Lab::captured();
