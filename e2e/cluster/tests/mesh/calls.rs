@@ -19,11 +19,14 @@ use super::shop::MARKER;
 /// What kind of calls.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Kind {
-    /// A connection for each.
+    /// A connection for each, [`RATE`] of them a second, each when it is due.
     Calls,
     /// All on one connection.
     Hold,
 }
+
+/// Four such clients make 200 calls a second.
+pub(crate) const RATE: u32 = 50;
 
 /// Calls that go on until they are finished.
 pub(crate) struct Calls {
@@ -42,6 +45,8 @@ pub(crate) struct Seen {
     end: String,
     slowest: u64,
     failures: Vec<Failure>,
+    longest_failure: u64,
+    seconds: f64,
 }
 
 /// A call that failed, as `e2e-load` tells it.
@@ -85,7 +90,12 @@ impl Seen {
 
     /// The call that was stuck the longest of those that failed.
     pub(crate) fn longest_failure(&self) -> Duration {
-        Duration::from_millis(self.failures.iter().map(|f| f.ms).max().unwrap_or_default())
+        Duration::from_millis(self.longest_failure)
+    }
+
+    /// Good calls a second.
+    pub(crate) fn rate(&self) -> f64 {
+        self.good as f64 / self.seconds
     }
 }
 
@@ -121,6 +131,9 @@ impl Calls {
         };
         let mut command = cluster.kubectl_command();
         command.args(["exec", "-i", "-n", "shop", pod, "--", "e2e-load", word, to, MARKER]);
+        if matches!(kind, Kind::Calls) {
+            command.args(["--rate", &RATE.to_string()]);
+        }
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let lines = follow(child.stdout.take().context("no stdout")?);
         let calls = Self { child, lines, name: format!("{pod} {word} {to}") };
@@ -190,6 +203,8 @@ fn seen(name: &str, last: &Value) -> Seen {
         end: text("end"),
         slowest: last["slowestMs"].as_u64().unwrap_or_default(),
         failures: Vec::deserialize(&last["failures"]).unwrap_or_default(),
+        longest_failure: last["longestFailureMs"].as_u64().unwrap_or_default(),
+        seconds: last["seconds"].as_f64().unwrap_or_default(),
     }
 }
 

@@ -4,16 +4,21 @@
 use anyhow::{Result, ensure};
 use e2e_cluster::Cluster;
 
-/// Runs our command line against the cluster.
+/// Runs our command line against the cluster; what it wrote to stdout.
 pub(crate) fn culvert(cluster: &Cluster, arguments: &[&str]) -> Result<String> {
+    Ok(culvert_tells(cluster, arguments)?.0)
+}
+
+/// The same; what it wrote to stdout and to stderr.
+pub(crate) fn culvert_tells(cluster: &Cluster, arguments: &[&str]) -> Result<(String, String)> {
     let program = crate::common::workspace().join("target/debug/culvert").display().to_string();
     let mut command = cluster.command(&program);
     command.args(arguments).env("KUBECONFIG", cluster.kubeconfig());
     let output = command.output()?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    let complaint = String::from_utf8_lossy(&output.stderr);
+    let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
     ensure!(output.status.success(), "culvert {}: {}\n{said}\n{complaint}", arguments.join(" "), output.status);
-    Ok(said)
+    Ok((said, complaint))
 }
 
 /// Values that fit this cluster: its nodes share one tree of control groups, in which each has a folder.

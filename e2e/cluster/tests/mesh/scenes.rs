@@ -15,32 +15,45 @@ use crate::common::{SOON, list};
 /// Calls from a client to a server.
 pub(crate) type Load = (&'static str, Kind, &'static str);
 
-/// Between nodes and on one node, a new connection for each call and one that is held.
-pub(crate) const ALL: [Load; 4] = [
+/// Between nodes and on one node, a new connection for each call and two that are held: more than [`ENOUGH`].
+pub(crate) const ALL: [Load; 6] = [
     ("client-one", Kind::Calls, "server-two"),
-    ("client-one", Kind::Hold, "server-two"),
     ("client-one", Kind::Calls, "server-one"),
     ("client-two", Kind::Calls, "server-two"),
+    ("client-two", Kind::Calls, "server-one"),
+    ("client-one", Kind::Hold, "server-two"),
+    ("client-two", Kind::Hold, "server-two"),
 ];
 /// Those of them that no drain ends, however long.
-pub(crate) const NEW: [Load; 3] = [ALL[0], ALL[2], ALL[3]];
+pub(crate) const NEW: [Load; 4] = [ALL[0], ALL[1], ALL[2], ALL[3]];
+
+/// Calls a second, good ones, that something must go on under.
+const ENOUGH: f64 = 200.0;
+/// A call that takes longer lost more than one SYN, or waited for something that it should not have: SYNs are sent again after 1
+/// and 3 s (RFC 6298 section 2).
+const NOTICED: Duration = Duration::from_secs(2);
 
 /// Loads that go on while something happens, and must not notice.
 pub(crate) fn undisturbed(cluster: &Cluster, loads: &[Load], what: impl FnOnce() -> Result<()>) -> Result<()> {
+    let loads_are_few = loads.len() < NEW.len();
     let start = |(client, kind, server): &Load| Calls::start(cluster, client, *kind, &shop::address(cluster, server)?);
     let loads = loads.iter().map(start).collect::<Result<Vec<_>>>()?;
     let done = what();
-    let mut blame = Vec::new();
+    let (mut blame, mut rate) = (Vec::new(), 0.0);
     for load in loads {
         let seen = load.finish()?;
         println!("      {seen}");
+        rate += seen.rate();
         if let Err(error) = seen.must_be_good(cluster) {
             blame.push(error.to_string());
+        } else if seen.slowest() > NOTICED {
+            blame.push(format!("{seen}: a call was slow"));
         }
     }
     done?;
     // All of them: which loads failed together tells as much as why each did.
     ensure!(blame.is_empty(), "{}", blame.join("\n"));
+    ensure!(rate >= ENOUGH || loads_are_few, "only {rate:.0} calls a second");
     Ok(())
 }
 
@@ -60,23 +73,56 @@ pub(crate) fn encrypted(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// Every client, one of them outside of the mesh, reaches every server by every kind of name.
+/// All ways to a server by name and address.
+fn ways(cluster: &Cluster, server: &str) -> Result<Vec<String>> {
+    let names = [
+        format!("{server}.shop"),
+        format!("{server}.shop.svc.cluster.local"),
+        format!("{server}-headless.shop.svc.cluster.local"),
+        format!("alias-{server}.shop.svc.cluster.local"),
+    ];
+    Ok(names.into_iter().chain([shop::pod_ip(cluster, server)?]).map(|host| format!("http://{host}:8080/")).collect())
+}
+
+/// Every client, of each node and outside of the mesh too, reaches every server by every kind of name; those of the mesh reach who
+/// is outside of it.
 pub(crate) fn matrix(cluster: &Cluster) -> Result<()> {
-    for client in ["client-one", "client-two", "outside/outside"] {
+    for client in ["client-one", "client-two"].iter().chain(&shop::OUTSIDERS) {
         for server in ["server-one", "server-two"] {
-            let targets = [
-                format!("{server}.shop"),
-                format!("{server}.shop.svc.cluster.local"),
-                format!("{server}-headless.shop.svc.cluster.local"),
-                format!("alias-{server}.shop.svc.cluster.local"),
-                shop::pod_ip(cluster, server)?,
-            ];
-            for target in targets {
-                let said = shop::curl(cluster, client, &format!("http://{target}:8080/"))?;
-                ensure!(said == server, "{client} -> {target}: {said:?}");
+            for url in ways(cluster, server)? {
+                says(cluster, client, &url, server)?;
             }
         }
     }
+    for client in ["client-one", "client-two"] {
+        for name in shop::OUTSIDERS {
+            let (space, name) = name.split_once('/').context("namespace/name")?;
+            says(cluster, client, &format!("http://{name}.{space}:8080/"), name)?;
+            let ip = shop::pod_ip(cluster, &format!("{space}/{name}"))?;
+            says(cluster, client, &format!("http://{ip}:8080/"), name)?;
+        }
+    }
+    Ok(())
+}
+
+/// The same under STRICT: what the mesh's own say goes through tunnels, or it would be refused, as everybody else is.
+fn strict_matrix(cluster: &Cluster) -> Result<()> {
+    for server in ["server-one", "server-two"] {
+        for url in ways(cluster, server)? {
+            for client in ["client-one", "client-two"] {
+                says(cluster, client, &url, server)?;
+            }
+            for client in shop::OUTSIDERS {
+                shop::refused(cluster, client, &url)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn says(cluster: &Cluster, client: &str, url: &str, wanted: &str) -> Result<()> {
+    let said = shop::curl(cluster, client, url).with_context(|| format!("{client} -> {url}"))?;
+    ensure!(said == wanted, "{client} -> {url}: {said:?}");
     Ok(())
 }
 
@@ -122,13 +168,12 @@ pub(crate) fn only(name: &str, server: &str, client: &str) -> Value {
             "rules": [{"from": [{"source": {"principals": [format!("cluster.local/ns/shop/sa/{client}")]}}]}]}})
 }
 
-/// Waits until a client gets no answer any more.
+/// Waits until a client is refused, and sees that it stays so.
 pub(crate) fn until_refused(cluster: &Cluster, client: &str, server: &str) -> Result<()> {
-    eventually(&format!("{client} is refused by {server}"), SOON, || {
-        ensure!(shop::curl(cluster, client, &format!("http://{server}.shop:8080/")).is_err(), "it gets an answer");
-        anyhow::Ok(())
-    })?;
-    Ok(())
+    const AGAIN: usize = 3;
+    let url = format!("http://{server}.shop:8080/");
+    eventually(&format!("{client} is refused by {server}"), SOON, || shop::refused(cluster, client, &url))?;
+    (0..AGAIN).try_for_each(|_| shop::refused(cluster, client, &url))
 }
 
 /// Waits until a client gets an answer again.
@@ -146,7 +191,7 @@ pub(crate) fn policy(cluster: &Cluster, server: &str, told: impl FnOnce() -> Res
     until_refused(cluster, "client-two", server)?;
     let url = |server: &str| format!("http://{server}.shop:8080/");
     ensure!(shop::curl(cluster, "client-one", &url(server))? == server, "client-one is denied");
-    ensure!(shop::curl(cluster, "outside/outside", &url(server)).is_err(), "who has no identity gets an answer");
+    shop::refused(cluster, "outside/outside", &url(server)).context("who has no identity")?;
     ensure!(shop::curl(cluster, "client-two", &url(other))? == other, "{other} is denied too");
     told()?;
     cluster.delete(&policy.to_string())?;
@@ -169,43 +214,57 @@ fn strict_and_probes_of(cluster: &Cluster, node_passes: bool) -> Result<()> {
         "metadata": {"name": "strict", "namespace": "shop"}, "spec": {"mtls": {"mode": "STRICT"}}});
     let nobody = json!({"apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy",
         "metadata": {"name": "nobody", "namespace": "shop"}, "spec": {"selector": {"matchLabels": {"probe": "yes"}}}});
-    cluster.apply(&list(vec![strict.clone(), nobody.clone()]))?;
+    // Its own cgroup and the node's addresses: what an attacker, or an exporter, on the node looks like.
+    let mut of_node = shop::pod("of-node", "node2", &["sleep", "inf"], json!({}));
+    of_node["spec"]["hostNetwork"] = json!(true);
+    let mut objects = vec![strict, nobody, of_node];
+    cluster.apply(&list(objects.clone()))?;
     until_refused(cluster, "outside/outside", "server-one")?;
-    for client in ["client-one", "client-two"] {
-        let said = shop::curl(cluster, client, "http://server-one.shop:8080/")?;
-        ensure!(said == "server-one", "{client} is refused");
+    strict_matrix(cluster)?;
+    let pods = probed();
+    let names: Vec<&str> = pods.iter().filter_map(|pod| pod["metadata"]["name"].as_str()).collect();
+    cluster.apply(&list(pods.clone()))?;
+    objects.extend(pods.clone());
+    shop::until_ready(cluster, &[&names[..], &["of-node"]].concat())?;
+    let url = |name: &str| anyhow::Ok(format!("http://{}:8080/", shop::pod_ip(cluster, name)?));
+    eventually("a policy that lets nobody in", SOON, || shop::refused(cluster, "client-one", &url("probed-http")?))?;
+    // Somebody else on the node's network is not the kubelet: a process of the node, and a pod; past STRICT alone, and past a policy.
+    for name in ["probed-http", "server-two"] {
+        let output = cluster.node("node2")?.command("curl").args(["-sS", "-m", "5", &url(name)?]).output()?;
+        let passed = output.status.success();
+        ensure!(passed == node_passes, "a process of the node calls {name}: answered {passed}");
+        let passed = shop::refused(cluster, "of-node", &url(name)?).is_err();
+        ensure!(passed == node_passes, "a pod of the node's network calls {name}: answered {passed}");
     }
-    let probe = |mut probe: Value| {
+    // Longer than it takes three probes in a row to fail.
+    std::thread::sleep(Duration::from_secs(5));
+    for name in names {
+        let pod: Value = serde_json::from_str(&cluster.kubectl(&["get", "pod", "-n", "shop", name, "-o", "json"])?)?;
+        let state = &pod["status"]["containerStatuses"][0];
+        ensure!(state["ready"] == true && state["restartCount"] == 0, "{name}, under a policy: {state}");
+    }
+    cluster.delete(&list(objects))?;
+    until_answered(cluster, "outside/outside", "server-one")
+}
+
+/// A pod for each kind of probe, which has it for each purpose.
+fn probed() -> Vec<Value> {
+    let nginx = ["nginx", "-g", "daemon off;"];
+    let kinds: [(&str, &str, &[&str], Value); 4] = [
+        ("probed-http", "node2", &nginx, json!({"httpGet": {"port": 8080, "path": "/"}})),
+        ("probed-tcp", "node1", &nginx, json!({"tcpSocket": {"port": 8080}})),
+        ("probed-exec", "node2", &nginx, json!({"exec": {"command": ["true"]}})),
+        ("probed-grpc", "node1", &["e2e-load", "health", "9000"], json!({"grpc": {"port": 9000}})),
+    ];
+    let pod = |(name, node, command, mut probe): (&str, &str, &[&str], Value)| {
         probe["periodSeconds"] = json!(1);
         probe["failureThreshold"] = json!(3);
-        probe
+        let all = json!({"startupProbe": probe, "readinessProbe": probe, "livenessProbe": probe});
+        let mut pod = shop::pod(name, node, command, all);
+        pod["metadata"]["labels"]["probe"] = json!("yes");
+        pod
     };
-    let (http, grpc) = (json!({"httpGet": {"port": 8080, "path": "/"}}), json!({"grpc": {"port": 9000}}));
-    let probes = json!({
-        "startupProbe": probe(json!({"tcpSocket": {"port": 8080}})),
-        "readinessProbe": probe(http), "livenessProbe": probe(json!({"exec": {"command": ["true"]}})),
-    });
-    let by_grpc = json!({"readinessProbe": probe(grpc.clone()), "livenessProbe": probe(grpc)});
-    let mut pods = vec![
-        shop::pod("probed", "node2", &["nginx", "-g", "daemon off;"], probes),
-        shop::pod("probed-grpc", "node1", &["e2e-load", "health", "9000"], by_grpc),
-    ];
-    pods.iter_mut().for_each(|pod| pod["metadata"]["labels"]["probe"] = json!("yes"));
-    cluster.apply(&list(pods.clone()))?;
-    shop::until_ready(cluster, &["probed", "probed-grpc"])?;
-    let url = format!("http://{}:8080/", shop::pod_ip(cluster, "probed")?);
-    eventually("a policy that lets nobody in", SOON, || {
-        ensure!(shop::curl(cluster, "client-one", &url).is_err(), "client-one gets an answer");
-        anyhow::Ok(())
-    })?;
-    // Somebody else on the node's network is not the kubelet.
-    let output = cluster.node("node2")?.command("curl").args(["-sS", "-m", "5", &url]).output()?;
-    let passed = output.status.success();
-    ensure!(passed == node_passes, "a process of the node, past a policy that allows nobody: answered {passed}");
-    shop::until_ready(cluster, &["probed", "probed-grpc"]).context("after the policy is in force")?;
-    pods.extend([strict, nobody]);
-    cluster.delete(&list(pods))?;
-    until_answered(cluster, "outside/outside", "server-one")
+    kinds.map(pod).to_vec()
 }
 
 /// Waits until a held connection is cut; calls say their end by themselves.

@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use e2e_cluster::{Cluster, eventually};
 use serde_json::{Value, json};
 
@@ -15,6 +15,9 @@ pub(crate) const MARKER: &str = "marker-of-the-shop";
 pub(crate) const PORT: u16 = 7000;
 /// All pods.
 pub(crate) const PODS: [&str; 4] = ["client-one", "client-two", "server-one", "server-two"];
+
+/// Pods of another namespace, outside of the mesh, one on each node; each serves its name.
+pub(crate) const OUTSIDERS: [&str; 2] = ["outside/outside", "outside/outside-two"];
 
 /// Makes the shop, outside of the mesh.
 pub(crate) fn open(cluster: &Cluster) -> Result<()> {
@@ -35,11 +38,15 @@ pub(crate) fn open(cluster: &Cluster) -> Result<()> {
         items.extend(services(name));
     }
     items.push(account("outside", "outside"));
-    let mut outside = pod("outside", "node1", &["sleep", "inf"], json!({}));
-    outside["metadata"]["namespace"] = json!("outside");
-    items.push(outside);
+    for (name, node) in [("outside", "node1"), ("outside-two", "node2")] {
+        let mut outside = pod(name, node, &["nginx", "-g", "daemon off;"], json!({}));
+        outside["metadata"]["namespace"] = json!("outside");
+        items.push(outside);
+        items.push(json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "outside"},
+            "spec": {"selector": {"app": name}, "ports": [{"name": "http", "port": 8080}]}}));
+    }
     cluster.apply(&crate::common::list(items))?;
-    for (space, pods) in [("shop", &PODS[..]), ("outside", &["outside"])] {
+    for (space, pods) in [("shop", &PODS[..]), ("outside", &["outside", "outside-two"])] {
         let names = pods.iter().map(|p| format!("pod/{p}"));
         let arguments: Vec<String> = ["wait", "-n", space, "--for=condition=Ready", "--timeout=90s"]
             .map(str::to_owned)
@@ -48,7 +55,7 @@ pub(crate) fn open(cluster: &Cluster) -> Result<()> {
             .collect();
         cluster.kubectl(&arguments.iter().map(String::as_str).collect::<Vec<_>>())?;
     }
-    for client in ["client-one", "client-two", "outside/outside"] {
+    for client in ["client-one", "client-two"].iter().chain(&OUTSIDERS) {
         for server in ["server-one", "server-two"] {
             eventually("a call in clear", Duration::from_secs(30), || {
                 curl(cluster, client, &format!("http://{server}.shop:8080/"))
@@ -103,9 +110,10 @@ pub(crate) fn address(cluster: &Cluster, service: &str) -> Result<String> {
     Ok(format!("{ip}:{PORT}"))
 }
 
-/// A pod's address.
+/// Address of a pod, `pod` or `namespace/pod`.
 pub(crate) fn pod_ip(cluster: &Cluster, pod: &str) -> Result<String> {
-    Ok(cluster.kubectl(&["get", "pod", "-n", "shop", pod, "-o", "jsonpath={.status.podIP}"])?)
+    let (namespace, pod) = pod.split_once('/').unwrap_or(("shop", pod));
+    Ok(cluster.kubectl(&["get", "pod", "-n", namespace, pod, "-o", "jsonpath={.status.podIP}"])?)
 }
 
 /// Waits until pods of the shop are ready.
@@ -126,6 +134,19 @@ pub(crate) fn in_pod(cluster: &Cluster, pod: &str, line: &str) -> Result<String>
 /// Fetches a page from a pod.
 pub(crate) fn curl(cluster: &Cluster, pod: &str, url: &str) -> Result<String> {
     in_pod(cluster, pod, &format!("curl -sS -m 8 {url}"))
+}
+
+/// A page that a pod is refused: at once, and not by silence. Whoever could not be asked was not refused.
+pub(crate) fn refused(cluster: &Cluster, pod: &str, url: &str) -> Result<()> {
+    // curl(1): could not connect; an empty answer; a failure while receiving (a reset).
+    const REFUSED: [&str; 3] = ["exit code 7", "exit code 52", "exit code 56"];
+    let error = match curl(cluster, pod, url) {
+        Ok(said) => bail!("{pod} -> {url}: it gets an answer: {said:?}"),
+        Err(error) => format!("{error:#}"),
+    };
+    let refused = |line: &str| REFUSED.iter().any(|code| line.trim_end().ends_with(code));
+    ensure!(error.lines().any(refused), "{pod} -> {url}: not refused, but: {error}");
+    Ok(())
 }
 
 fn annotations(cluster: &Cluster) -> Result<Vec<(String, String)>> {
@@ -153,7 +174,7 @@ pub(crate) fn until_left(cluster: &Cluster, limit: Duration) -> Result<()> {
         let all = annotations(cluster)?;
         ensure!(all.iter().all(|(_, value)| value.is_empty()), "{all:?}");
         for pod in PODS {
-            let rules = in_pod(cluster, pod, "ip rule")?;
+            let rules = in_pod(cluster, pod, "ip rule; ip -6 rule")?;
             ensure!(!rules.contains("lookup 100"), "{pod}: {rules}");
         }
         anyhow::Ok(())
@@ -192,6 +213,20 @@ pub(crate) fn until_restarted(cluster: &Cluster, name: &str) -> Result<()> {
     Ok(())
 }
 
+/// Waits until every replaced proxy was told to end, and has had the time to stop listening (it goes on for 2 s).
+pub(crate) fn until_handed_over(cluster: &Cluster) -> Result<()> {
+    eventually("replaced proxies were told to end", Duration::from_secs(60), || {
+        let pods = cluster.kubectl(&["get", "pods", "-n", "culvert-system", "-l", "app=ztunnel", "-o", "json"])?;
+        let pods: Value = serde_json::from_str(&pods)?;
+        let living = |pod: &&Value| pod["metadata"]["deletionTimestamp"].is_null();
+        let count = pods["items"].as_array().context("no pods")?.iter().filter(living).count();
+        ensure!(count == cluster.nodes().len(), "{count} proxies that stay");
+        anyhow::Ok(())
+    })?;
+    std::thread::sleep(Duration::from_secs(3));
+    Ok(())
+}
+
 /// The log of a node's proxy.
 pub(crate) fn proxy_log(cluster: &Cluster, node: &str) -> Result<String> {
     let field = format!("spec.nodeName={node}");
@@ -215,7 +250,7 @@ pub(crate) fn proxy_log(cluster: &Cluster, node: &str) -> Result<String> {
 pub(crate) fn nothing_left(cluster: &Cluster) -> Result<()> {
     let left = cluster.kubectl(&[
         "get",
-        "all,configmaps,roles,rolebindings",
+        "all,configmaps,secrets,serviceaccounts,roles,rolebindings,leases,poddisruptionbudgets,networkpolicies",
         "-A",
         "-l",
         "app.kubernetes.io/part-of=culvert",
@@ -223,14 +258,20 @@ pub(crate) fn nothing_left(cluster: &Cluster) -> Result<()> {
         "name",
     ])?;
     ensure!(left.is_empty(), "{left}");
-    let roles = cluster.kubectl(&["get", "clusterroles,clusterrolebindings,crds", "-o", "name"])?;
-    ensure!(!roles.contains("culvert") && !roles.contains("istio.io"), "{roles}");
+    let kinds = "clusterroles,clusterrolebindings,crds,priorityclasses,validatingwebhookconfigurations";
+    let roles = cluster.kubectl(&["get", kinds, "-o", "name"])?;
+    for ours in ["culvert", "istio.io", "gateway.networking.k8s.io"] {
+        ensure!(!roles.contains(ours), "{roles}");
+    }
     let all = annotations(cluster)?;
     ensure!(all.iter().all(|(_, value)| value.is_empty()), "{all:?}");
     for pod in PODS {
-        let rules =
-            in_pod(cluster, pod, "ip rule; ip route show table 100 2>/dev/null; ip route show table 101 2>/dev/null")?;
-        ensure!(!rules.contains("lookup 100") && !rules.contains("dev lo"), "{pod}: {rules}");
+        let rules = in_pod(
+            cluster,
+            pod,
+            "for f in 4 6; do ip -$f rule; for t in 100 101; do ip -$f route show table $t 2>/dev/null; done; done",
+        )?;
+        ensure!(!rules.contains("lookup 10") && !rules.contains("dev lo"), "{pod}: {rules}");
     }
     for node in cluster.nodes() {
         for path in [

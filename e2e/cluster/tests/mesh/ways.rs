@@ -13,13 +13,16 @@ const HOST_PORT: u16 = 18080;
 /// One of the range that Services' own come from.
 const NODE_PORT: u16 = 31080;
 
+/// Waits until a name is known, and sees that it stays so.
 fn until_says(cluster: &Cluster, pod: &str, url: &str, wanted: &str) -> Result<()> {
-    eventually(&format!("{pod}: {url}"), SOON, || {
+    const AGAIN: usize = 3;
+    let says = || {
         let said = shop::curl(cluster, pod, url)?;
         ensure!(said == wanted, "said {said:?}, wanted {wanted:?}");
         anyhow::Ok(())
-    })?;
-    Ok(())
+    };
+    eventually(&format!("{pod}: {url}"), SOON, says)?;
+    (0..AGAIN).try_for_each(|_| says())
 }
 
 /// A host that only a ServiceEntry names.

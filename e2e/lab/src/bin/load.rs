@@ -11,6 +11,7 @@ use std::io::{self, Read, Write};
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -27,7 +28,7 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Role {
-    /// Answer every chunk with the name and the address it came from.
+    /// Answer every chunk with the name, the address it came from and its first word.
     Serve {
         name: String,
         port: u16,
@@ -43,6 +44,9 @@ enum Role {
         /// Between two calls: leaves room for the rest of the machine.
         #[arg(long, default_value_t = 2)]
         pause_ms: u64,
+        /// Calls a second, each when it is due, whether those before are answered or not.
+        #[arg(long, conflicts_with = "pause_ms")]
+        rate: Option<u32>,
     },
     /// All calls on one connection.
     Hold { to: SocketAddr, marker: String },
@@ -53,7 +57,8 @@ enum Role {
 fn main() -> Result<()> {
     match Args::parse().role {
         Role::Serve { name, port, record } => serve(&name, port, record),
-        Role::Calls { to, marker, pause_ms } => calls(to, &marker, Duration::from_millis(pause_ms)),
+        Role::Calls { to, marker, rate: Some(rate), .. } => due(to, &marker, rate),
+        Role::Calls { to, marker, pause_ms, rate: None } => calls(to, &marker, Duration::from_millis(pause_ms)),
         Role::Hold { to, marker } => hold(to, &marker),
         Role::Health { port } => health::serve(port),
     }
@@ -89,7 +94,9 @@ fn answer(mut stream: TcpStream, name: &str, record: bool) -> io::Result<()> {
         if record {
             println!("{peer} {}", String::from_utf8_lossy(&chunk[..read]));
         }
-        stream.write_all(format!("{name} {peer}\n").as_bytes())?;
+        let said = String::from_utf8_lossy(&chunk[..read]);
+        stream
+            .write_all(format!("{name} {peer} {}\n", said.split_whitespace().next().unwrap_or_default()).as_bytes())?;
     }
 }
 
@@ -138,38 +145,94 @@ impl Failure {
     }
 }
 
-fn calls(to: SocketAddr, marker: &str, pause: Duration) -> Result<()> {
-    let stop = told_to_stop();
-    let (mut good, mut slowest, mut working) = (0u64, Duration::ZERO, None);
-    let mut failed: BTreeMap<String, u64> = BTreeMap::new();
-    let mut failures = Vec::new();
-    let mut names: BTreeMap<String, u64> = BTreeMap::new();
-    while !stop.load(Ordering::Relaxed) {
+/// What became of calls so far.
+#[derive(Default)]
+struct Tally {
+    good: u64,
+    slowest: Duration,
+    failed: BTreeMap<String, u64>,
+    failures: Vec<serde_json::Value>,
+    longest_failure: Duration,
+    names: BTreeMap<String, u64>,
+    working: Option<bool>,
+}
+
+/// One call that has ended.
+struct Ended {
+    at: f64,
+    took: Duration,
+    outcome: Result<String, Failure>,
+}
+
+impl Ended {
+    fn of(to: SocketAddr, marker: &str) -> Self {
         let (at, began) = (unix_ms(), Instant::now());
         let outcome = call(to, marker);
-        let works = outcome.is_ok();
-        match outcome {
+        Self { at, took: began.elapsed(), outcome }
+    }
+}
+
+impl Tally {
+    fn add(&mut self, ended: Ended) -> Result<()> {
+        let works = ended.outcome.is_ok();
+        match ended.outcome {
             Ok(name) => {
-                good += 1;
-                slowest = slowest.max(began.elapsed());
-                *names.entry(name).or_default() += 1;
+                self.good += 1;
+                self.slowest = self.slowest.max(ended.took);
+                *self.names.entry(name).or_default() += 1;
             }
             Err(failure) => {
-                *failed.entry(format!("{:?}", failure.error.kind())).or_default() += 1;
-                if failures.len() < TOLD {
-                    failures.push(failure.tell(at, began.elapsed()));
+                *self.failed.entry(format!("{:?}", failure.error.kind())).or_default() += 1;
+                self.longest_failure = self.longest_failure.max(ended.took);
+                if self.failures.len() < TOLD {
+                    self.failures.push(failure.tell(ended.at, ended.took));
                 }
             }
         }
-        if working != Some(works) {
+        if self.working != Some(works) {
             // A success counts when it is complete, a failure from when it began.
-            line(&json!({"works": works, "at": if works { unix_ms() } else { at }}))?;
-            working = Some(works);
+            line(&json!({"works": works, "at": if works { unix_ms() } else { ended.at }}))?;
+            self.working = Some(works);
         }
+        Ok(())
+    }
+
+    fn tell(&self, began: Instant) -> Result<()> {
+        line(&json!({
+            "good": self.good, "failed": self.failed, "names": self.names, "slowestMs": self.slowest.as_millis() as u64,
+            "longestFailureMs": self.longest_failure.as_millis() as u64, "failures": self.failures,
+            "seconds": began.elapsed().as_secs_f64(),
+        }))
+    }
+}
+
+fn calls(to: SocketAddr, marker: &str, pause: Duration) -> Result<()> {
+    let (stop, began, mut tally) = (told_to_stop(), Instant::now(), Tally::default());
+    while !stop.load(Ordering::Relaxed) {
+        tally.add(Ended::of(to, marker))?;
         thread::sleep(pause);
     }
-    let slowest = slowest.as_millis() as u64;
-    line(&json!({"good": good, "failed": failed, "names": names, "slowestMs": slowest, "failures": failures}))
+    tally.tell(began)
+}
+
+/// A call that nobody answers keeps no other one from being made.
+fn due(to: SocketAddr, marker: &str, rate: u32) -> Result<()> {
+    let (stop, began, mut tally) = (told_to_stop(), Instant::now(), Tally::default());
+    let (ended, all) = channel();
+    for turn in 1.. {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let (ended, marker) = (ended.clone(), marker.to_owned());
+        thread::spawn(move || ended.send(Ended::of(to, &marker)));
+        let next = began + Duration::from_secs(1) * turn / rate;
+        while let Ok(one) = all.recv_timeout(next.saturating_duration_since(Instant::now())) {
+            tally.add(one)?;
+        }
+    }
+    drop(ended);
+    all.into_iter().try_for_each(|one| tally.add(one))?;
+    tally.tell(began)
 }
 
 /// One connection, one word, one answer: the server's name.
@@ -207,7 +270,9 @@ fn hold(to: SocketAddr, marker: &str) -> Result<()> {
     let mut good = 0;
     let mut end = "closed by us".to_owned();
     let mut failures = Vec::new();
-    line(&json!({"works": true, "at": unix_ms()}))?;
+    let from = stream.local_addr()?.to_string();
+    line(&json!({"works": true, "at": unix_ms(), "from": from}))?;
+    let began = Instant::now();
     while !stop.load(Ordering::Relaxed) {
         let (at, began) = (unix_ms(), Instant::now());
         if let Err(failure) = say(&mut stream, marker) {
@@ -219,7 +284,8 @@ fn hold(to: SocketAddr, marker: &str) -> Result<()> {
         // Often enough that no change of the mesh falls between two words.
         thread::sleep(Duration::from_millis(10));
     }
-    line(&json!({"good": good, "end": end, "at": unix_ms(), "failures": failures}))
+    let seconds = began.elapsed().as_secs_f64();
+    line(&json!({"good": good, "end": end, "at": unix_ms(), "failures": failures, "seconds": seconds}))
 }
 
 fn line(value: &serde_json::Value) -> Result<()> {
