@@ -96,7 +96,8 @@ fn churn(cluster: &Cluster) -> Result<()> {
         let seen = load.finish()?;
         println!("      {seen}");
         ensure!(seen.good > 100, "hardly a call was answered: {seen}");
-        // A call to a pod that has just been killed fails; none may hang.
+        // A call to a pod that has just been killed fails; few are, and none may hang.
+        ensure!(seen.failed() * 20 < seen.good, "too many calls failed: {}", seen.blame(cluster));
         let stuck = seen.slowest().max(seen.longest_failure());
         ensure!(stuck <= Duration::from_secs(5), "a call was stuck for {stuck:?}: {}", seen.blame(cluster));
     }
@@ -104,7 +105,39 @@ fn churn(cluster: &Cluster) -> Result<()> {
     println!("      {bytes:?}");
     ensure!(bytes.frames > 10 && bytes.markers == 0, "{bytes:?}");
     ensure!(reused > 0, "no address changed hands: {owners:?}");
+    identities(cluster)
+}
+
+/// Whom the callers' proxies reached, and who it was proven to be: by their access lines.
+fn identities(cluster: &Cluster) -> Result<()> {
+    let (mut proven, mut failed) = (0, 0);
+    for node in cluster.nodes() {
+        let log = shop::whole_proxy_log(cluster, node.name())?;
+        for line in log.lines().filter(|line| line.contains("direction=\"outbound\"")) {
+            let Some(pod) = field(line, "dst.workload").filter(|name| name.starts_with("churn-")) else { continue };
+            let index: usize = pod.trim_start_matches("churn-").parse()?;
+            let identity = format!("spiffe://cluster.local/ns/shop/sa/{}", identity(index));
+            match field(line, "dst.identity") {
+                Some(shown) => ensure!(shown == identity, "{pod} is {identity}: {line}"),
+                // A call that reached nobody has an error, and is no call in clear.
+                None => ensure!(line.contains("error="), "in clear: {line}"),
+            }
+            *if line.contains("error=") { &mut failed } else { &mut proven } += 1;
+        }
+    }
+    println!("      {proven} calls to the pod that was meant, {failed} that failed");
+    ensure!(proven > 100, "only {proven} access lines of calls");
     Ok(())
+}
+
+/// A field of an access line.
+fn field<'a>(line: &'a str, name: &str) -> Option<&'a str> {
+    line.split_once(&format!(" {name}=\""))?.1.split_once('"').map(|(value, _)| value)
+}
+
+/// Of the pod of this number.
+fn identity(index: usize) -> &'static str {
+    ["server-one", "server-two"][index % 2]
 }
 
 fn name(index: usize) -> String {
@@ -113,8 +146,7 @@ fn name(index: usize) -> String {
 
 /// A server with one of two identities, on one of the nodes.
 fn server(index: usize) -> Value {
-    let (name, identity, node) =
-        (name(index), ["server-one", "server-two"][index % 2], ["node1", "node2"][index / 2 % 2]);
+    let (name, identity, node) = (name(index), identity(index), ["node1", "node2"][index / 2 % 2]);
     let ready = json!({"readinessProbe": {"tcpSocket": {"port": PORT}, "periodSeconds": 1}});
     let mut pod = shop::pod(&name, node, &["e2e-load", "serve", identity, &PORT.to_string()], ready);
     pod["metadata"]["labels"]["role"] = json!("churn");

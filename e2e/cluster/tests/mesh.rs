@@ -8,6 +8,7 @@ mod mesh {
     pub(crate) mod culvert;
     pub(crate) mod egress;
     pub(crate) mod helm;
+    pub(crate) mod manners;
     pub(crate) mod scenes;
     pub(crate) mod shop;
     pub(crate) mod ways;
@@ -42,6 +43,7 @@ const CHECKS: &[Check<Cluster>] = &[
     ("status and check say that all is well", says_well),
     ("control and every proxy agree", config_agrees),
     ("the mesh answers by Service, headless, pod address, same node and other node", scenes::matrix),
+    ("every manner of talking, between nodes and on one, from outside too", manners),
     ("identities are those of the service accounts", identities),
     ("a new pod is captured from its first init container on", from_birth),
     ("a policy by identity denies and allows", policy),
@@ -76,6 +78,7 @@ const ELSEWHERE: &[&str] = &[
     "labelling a namespace under load: 0 failed, 0 cut, then 0 bytes in clear",
     "control and every proxy agree",
     "the mesh answers by Service, headless, pod address, same node and other node",
+    "every manner of talking, between nodes and on one, from outside too",
     "a new pod is captured from its first init container on",
     "a policy by identity denies and allows",
     "STRICT refuses who is outside of the mesh, and probes pass",
@@ -179,6 +182,15 @@ fn says_well(cluster: &Cluster) -> Result<()> {
 fn config_agrees(cluster: &Cluster) -> Result<()> {
     let said = eventually("culvert config diff", SOON, || culvert(cluster, &["config", "diff"]))?;
     ensure!(said.matches("as wanted").count() == 2, "{said}");
+    Ok(())
+}
+
+fn manners(cluster: &Cluster) -> Result<()> {
+    for client in ["client-one", "outside/outside"] {
+        for server in ["server-one", "server-two"] {
+            mesh::manners::all(cluster, client, server)?;
+        }
+    }
     Ok(())
 }
 

@@ -93,6 +93,12 @@ impl Seen {
         Duration::from_millis(self.longest_failure)
     }
 
+    /// How many calls failed.
+    pub(crate) fn failed(&self) -> u64 {
+        serde_json::from_str::<std::collections::BTreeMap<String, u64>>(&self.failed)
+            .map_or(0, |kinds| kinds.values().sum())
+    }
+
     /// Good calls a second.
     pub(crate) fn rate(&self) -> f64 {
         self.good as f64 / self.seconds

@@ -13,6 +13,8 @@ use serde_json::{Value, json};
 pub(crate) const MARKER: &str = "marker-of-the-shop";
 /// Port of `e2e-load serve`.
 pub(crate) const PORT: u16 = 7000;
+/// Ports of `e2e-peer serve`, and one where nobody listens: see `manners`.
+pub(crate) const MANNERS: [u16; 9] = [9001, 9002, 9003, 9004, 9005, 9006, 9007, 9008, 9100];
 /// All pods.
 pub(crate) const PODS: [&str; 4] = ["client-one", "client-two", "server-one", "server-two"];
 
@@ -28,7 +30,7 @@ pub(crate) fn open(cluster: &Cluster) -> Result<()> {
     }
     for (name, node) in [("server-one", "node1"), ("server-two", "node2")] {
         items.push(account("shop", name));
-        let serve = format!("e2e-load serve {name} {PORT} & exec nginx -g 'daemon off;'");
+        let serve = format!("e2e-load serve {name} {PORT} & e2e-peer serve & exec nginx -g 'daemon off;'");
         items.push(pod(
             name,
             node,
@@ -83,9 +85,10 @@ pub(crate) fn pod(name: &str, node: &str, command: &[&str], more: Value) -> Valu
     pod
 }
 
-/// A Service with both ports, a headless one, and a name that stands for the first.
+/// A Service with all ports, a headless one, and a name that stands for the first.
 fn services(name: &str) -> Vec<Value> {
-    let ports = json!([{"name": "http", "port": 8080}, {"name": "tcp-load", "port": PORT}]);
+    let mut ports = vec![json!({"name": "http", "port": 8080}), json!({"name": "tcp-load", "port": PORT})];
+    ports.extend(MANNERS.map(|port| json!({"name": format!("tcp-{port}"), "port": port})));
     let service = |name: &str, spec: Value| json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "shop"}, "spec": spec});
     vec![
         service(name, json!({"selector": {"app": name}, "ports": ports})),
@@ -227,8 +230,17 @@ pub(crate) fn until_handed_over(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// The log of a node's proxy.
+/// The end of the log of a node's proxy.
 pub(crate) fn proxy_log(cluster: &Cluster, node: &str) -> Result<String> {
+    log(cluster, node, "--tail=200")
+}
+
+/// All that the kubelet has kept of it.
+pub(crate) fn whole_proxy_log(cluster: &Cluster, node: &str) -> Result<String> {
+    log(cluster, node, "--tail=-1")
+}
+
+fn log(cluster: &Cluster, node: &str, how_much: &str) -> Result<String> {
     let field = format!("spec.nodeName={node}");
     let names = cluster.kubectl(&[
         "get",
@@ -243,7 +255,7 @@ pub(crate) fn proxy_log(cluster: &Cluster, node: &str) -> Result<String> {
         "name",
     ])?;
     let name = names.lines().next().context("no proxy")?;
-    Ok(cluster.kubectl(&["logs", "-n", "culvert-system", name, "--tail=200"])?)
+    Ok(cluster.kubectl(&["logs", "-n", "culvert-system", name, how_much])?)
 }
 
 /// Nothing of ours is in the cluster or on a node.
