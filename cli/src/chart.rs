@@ -108,13 +108,18 @@ pub(crate) fn is_hook(object: &Value) -> bool {
 /// # Errors
 /// A mistake in a template, which is ours.
 pub(crate) fn objects(release: &Release<'_>, values: &Value) -> Result<Vec<Value>> {
+    rendered(&TEMPLATES, release, values)
+}
+
+/// Renders some templates.
+fn rendered(templates: &[(&str, &str)], release: &Release<'_>, values: &Value) -> Result<Vec<Value>> {
     let root = json!({
         "Values": values,
         "Chart": {"Name": "culvert", "Version": VERSION, "AppVersion": VERSION},
         "Release": {"Name": release.name, "Namespace": release.namespace, "Service": release.service},
     });
     let mut objects = Vec::new();
-    for (name, text) in TEMPLATES {
+    for (name, text) in templates {
         let made = template::render(text, &root).with_context(|| format!("template {name}"))?;
         for part in made.split("\n---\n") {
             if part.lines().any(|line| !line.trim().is_empty() && !line.starts_with('#')) {
@@ -123,6 +128,17 @@ pub(crate) fn objects(release: &Release<'_>, values: &Value) -> Result<Vec<Value
         }
     }
     Ok(objects)
+}
+
+/// The objects of both charts that Helm makes with the defaults, hooks among them.
+#[cfg(test)]
+pub(crate) fn helms() -> Vec<Value> {
+    let release = Release { name: "culvert", namespace: "culvert-system", service: crate::manifest::HELM };
+    let values = values(&[""; 0], &[]).unwrap();
+    let hook = include_str!("../../manifests/culvert-crds/templates/remove.yaml");
+    let mut objects = objects(&release, &values).unwrap();
+    objects.extend(rendered(&[("remove.yaml", hook)], &release, &values).unwrap());
+    objects
 }
 
 /// An object as YAML, for reading.

@@ -138,3 +138,45 @@ async fn clocks(client: &Client) -> Option<(Timestamp, Timestamp)> {
     let made = call("ask for the time", api.create(&params, &probe)).await.ok()?;
     Some((made.metadata.creation_timestamp?.0, Timestamp::now()))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::chart;
+    use crate::install::fake::Fake;
+
+    #[tokio::test]
+    async fn helm_test_has_the_rights_to_all_that_a_check_asks() {
+        let fake = Fake::default();
+        let version: serde_json::Map<_, _> = [
+            "major",
+            "minor",
+            "gitVersion",
+            "gitCommit",
+            "gitTreeState",
+            "buildDate",
+            "goVersion",
+            "compiler",
+            "platform",
+        ]
+        .map(|key| (key.to_owned(), json!("1")))
+        .into_iter()
+        .collect();
+        fake.put("/version", &[], version.into());
+        fake.put("/api/v1/nodes/n1", &[], json!({}));
+        fake.put("/api/v1/namespaces/shop", &[], json!({}));
+        let ready = json!({"spec": {"nodeName": "n1", "containers": []},
+            "status": {"conditions": [{"type": "Ready", "status": "True"}]}});
+        let pod = "/api/v1/namespaces/culvert-system/pods/culvert-node-x";
+        fake.put(pod, &[("app.kubernetes.io/name", "culvert-node")], ready);
+        fake.limit(&chart::helms(), "culvert-test");
+        let facts = Facts::gather(&fake.client(), "culvert-system", false).await.unwrap();
+        // The right to make ConfigMaps in `default` is not worth a clock; the check says that it has none.
+        assert_eq!(fake.refused(), ["create configmaps. default/*"]);
+        assert!(facts.clocks.is_none() && facts.definitions.is_some());
+        // The agent was asked for; this server carries no connection.
+        assert!(facts.status.unwrap().nodes[0].error.is_some());
+    }
+}

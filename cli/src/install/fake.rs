@@ -1,6 +1,8 @@
 //! An API server in memory, as far as installing and removing ask one. It knows no kinds; objects are JSON, by path.
 //! What is deleted in the foreground goes when it is watched, as if its pods took that long.
 
+mod rights;
+
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 use std::future::{Ready, ready};
@@ -14,6 +16,7 @@ use kube::Client;
 use kube::client::Body;
 use serde_json::{Value, json};
 
+use self::rights::{Ask, Rights};
 use crate::cluster::PROGRAM;
 
 /// The API server; clones are the same one.
@@ -28,6 +31,10 @@ struct State {
     /// `GONE` and the path, when an object went.
     story: Vec<String>,
     version: u64,
+    /// What may be done; everything when there are none.
+    rights: Option<Rights>,
+    /// What was asked for without the right to it.
+    refused: Vec<String>,
 }
 
 type Answer = (StatusCode, String);
@@ -44,6 +51,14 @@ impl Fake {
         self.state.lock().unwrap().store(path, object);
     }
 
+    /// Puts an object as made by another program.
+    pub(crate) fn put_by(&self, path: &str, manager: &str, object: Value) {
+        let mut state = self.state.lock().unwrap();
+        state.store(path, object);
+        let made = state.objects.get_mut(path).unwrap();
+        made["metadata"]["managedFields"] = json!([{"manager": manager, "operation": "Update"}]);
+    }
+
     /// The paths of what there is.
     pub(crate) fn left(&self) -> Vec<String> {
         self.state.lock().unwrap().objects.keys().cloned().collect()
@@ -51,6 +66,16 @@ impl Fake {
 
     pub(crate) fn get(&self, path: &str) -> Option<Value> {
         self.state.lock().unwrap().objects.get(path).cloned()
+    }
+
+    /// From now on who asks is a service account of `culvert-system`, with the rights that these objects give it.
+    pub(crate) fn limit(&self, objects: &[Value], account: &str) {
+        self.state.lock().unwrap().rights = Some(Rights::of(objects, account));
+    }
+
+    /// What was asked for without the right to it.
+    pub(crate) fn refused(&self) -> Vec<String> {
+        self.state.lock().unwrap().refused.clone()
     }
 
     /// What went, in order.
@@ -64,6 +89,9 @@ impl Fake {
         let query = uri.query().unwrap_or_default().replace("%3D", "=").replace("%2C", ",").replace("%2F", "/");
         let query: HashMap<&str, &str> = query.split('&').filter_map(|q| q.split_once('=')).collect();
         let mut state = self.state.lock().unwrap();
+        if let Some(answer) = state.refuse(&Ask::of(method, path, &query)) {
+            return answer;
+        }
         match *method {
             Method::DELETE => state.delete(path),
             Method::PATCH if merges => state.merge(path, &serde_json::from_slice(sent).unwrap()),
@@ -87,7 +115,7 @@ fn none() -> Answer {
 /// Whether a path is that of a collection: below the version, a plural or a namespace and a plural.
 fn is_list(path: &str) -> bool {
     let parts = path.trim_start_matches('/').split('/').count();
-    (parts - if path.starts_with("/api/") { 2 } else { 3 }) % 2 == 1
+    path.starts_with("/api") && (parts - if path.starts_with("/api/") { 2 } else { 3 }) % 2 == 1
 }
 
 fn merge(into: &mut Value, patch: &Value) {
@@ -105,6 +133,15 @@ fn merge(into: &mut Value, patch: &Value) {
 }
 
 impl State {
+    fn refuse(&mut self, ask: &Ask) -> Option<Answer> {
+        if self.rights.as_ref()?.allow(ask) {
+            return None;
+        }
+        self.refused.push(ask.to_string());
+        let status = json!({"code": 403, "status": "Failure", "reason": "Forbidden", "message": ask.to_string()});
+        Some((StatusCode::FORBIDDEN, status.to_string()))
+    }
+
     fn store(&mut self, path: &str, mut object: Value) -> &Value {
         let parts: Vec<&str> = path.split('/').collect();
         self.version += 1;

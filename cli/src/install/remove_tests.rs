@@ -132,3 +132,39 @@ async fn only_the_agents_go_when_only_the_nodes_are_meant() {
     let story = run(&fake, &["--only-nodes"]).await.unwrap();
     assert_eq!(story, [format!("GONE {APPS}/daemonsets/culvert-node")]);
 }
+
+#[tokio::test]
+async fn the_hooks_have_the_rights_to_all_that_they_do() {
+    let fake = installed("Helm", &json!({}));
+    let owner = json!({"apiVersion": "v1", "kind": "Gateway", "name": "w", "uid": "u"});
+    let waypoints = [
+        "/apis/gateway.networking.k8s.io/v1/namespaces/shop/gateways/waypoint",
+        "/apis/autoscaling/v2/namespaces/shop/horizontalpodautoscalers/waypoint",
+        "/apis/policy/v1/namespaces/shop/poddisruptionbudgets/waypoint",
+        "/apis/networking.k8s.io/v1/namespaces/shop/networkpolicies/waypoint",
+        "/apis/apps/v1/namespaces/shop/deployments/waypoint",
+        "/api/v1/namespaces/shop/services/waypoint",
+        "/api/v1/namespaces/shop/serviceaccounts/waypoint",
+        "/apis/gateway.networking.k8s.io/v1/gatewayclasses/culvert-waypoint",
+    ];
+    assert_eq!(waypoints.len(), WAYPOINTS.len());
+    for path in waypoints {
+        fake.put(path, &[(MANAGED_BY, CONTROL)], json!({"metadata": {"ownerReferences": [owner]}}));
+    }
+    let objects = chart::helms();
+    fake.limit(&objects, "culvert-remove");
+    let story = run(&fake, &["--for-helm"]).await.unwrap();
+    assert_eq!(fake.refused(), [""; 0], "also what is not fatal");
+    for path in waypoints {
+        at(&story, path);
+    }
+    at(&story, &format!("{SYSTEM}/secrets/culvert-ca-key"));
+
+    let kind = json!({"spec": {"group": "culvert.dev", "names": {"kind": "RequestPolicy", "plural": "requestpolicies"},
+        "scope": "Namespaced", "versions": [{"name": "v1alpha1", "served": true, "storage": true}]}});
+    let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/requestpolicies.culvert.dev";
+    fake.put(path, &[(MANAGED_BY, "Helm"), (chart::PART_OF.0, chart::PART_OF.1)], kind);
+    fake.limit(&objects, "culvert-crds-remove");
+    at(&run(&fake, &["--only-definitions", "--managed-by", "Helm"]).await.unwrap(), path);
+    assert_eq!(fake.refused(), [""; 0]);
+}
