@@ -94,6 +94,9 @@ pub struct PluggedFiles {
     pub chain: Option<PathBuf>,
     /// The roots that workloads shall trust: several while one follows another.
     pub roots: PathBuf,
+    /// Where to keep former roots, and the former key while the new one is not known everywhere (0600). Without it they are
+    /// forgotten at a restart.
+    pub state: Option<PathBuf>,
 }
 
 /// A server certificate for another service.

@@ -7,6 +7,8 @@ pub(crate) mod api;
 mod board;
 mod callers;
 mod content;
+mod foreign;
+mod held;
 mod informer;
 mod pods;
 mod retry;

@@ -5,7 +5,7 @@
 //! [`audit::Decision`]; a refusal is one variant of [`Refusal`], whose reason goes to the audit log and never to the wire.
 //!
 //! Callers, pods and the key come from files (`tokens`, `store`) or from a cluster ([`kubernetes`]). [`rotation`] says in
-//! which order a root may be changed.
+//! which order a root may be changed, [`succession`] how one is taken up that its owner replaced.
 
 pub mod audit;
 mod authority;
@@ -22,6 +22,7 @@ pub mod rotation;
 mod service;
 mod signers;
 mod store;
+pub mod succession;
 mod tokens;
 
 pub use authority::{Authority, AuthorityError, AuthorityFiles, Issued, Ttl};

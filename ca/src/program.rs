@@ -114,6 +114,7 @@ impl Ca {
         metrics.gauge_fn("culvert_ca_signer_expiry_seconds", "End of the signing certificate, Unix time.", move || {
             signs.now().not_after().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
         });
+        stages(metrics, &signers);
         let (authenticator, pods) = beside.callers_and_pods(&config)?;
         let parts = Parts {
             signers: signers.clone(),
@@ -216,6 +217,20 @@ impl Beside {
             never = files => never,
         }
     }
+}
+
+/// Tells how another root is being taken up.
+fn stages(metrics: &Metrics, signers: &Arc<dyn Signers>) {
+    let signs = signers.clone();
+    let help = "How a root that its owner replaced is taken up: 0 steady, 1 published beside the former, 2 signing, the \
+                former still trusted.";
+    metrics.gauge_fn("culvert_ca_root_stage", help, move || signs.stage().number().into());
+    let signs = signers.clone();
+    let help = "Unix time at which that stage ends; 0 in the stage 0.";
+    metrics.gauge_fn("culvert_ca_root_stage_end_seconds", help, move || {
+        let end = signs.stage().next().unwrap_or(SystemTime::UNIX_EPOCH);
+        end.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+    });
 }
 
 /// Reads the files that `--check` cannot see wrong by shape alone.

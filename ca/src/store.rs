@@ -18,6 +18,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::authority::AuthorityFiles;
 use crate::issue;
+use crate::succession::Kept;
 
 /// The folder cannot be used. The texts name the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +36,8 @@ pub enum StoreError {
     Exposed { path: PathBuf, mode: u32 },
     #[error("a new root could not be made: {0}")]
     Make(#[from] rcgen::Error),
+    #[error("{}: {why}; restore it, or remove it, which forgets every former root at once", path.display())]
+    Kept { path: PathBuf, why: String },
 }
 
 const CERTIFICATE: &str = "root-cert.pem";
@@ -56,6 +59,22 @@ pub fn open_or_make(folder: &Path, trust_domain: &str, now: SystemTime) -> Resul
         make(folder, &place, trust_domain, now)?;
     }
     read(&place)
+}
+
+/// What was kept beside files of somebody else.
+pub(crate) fn read_kept(path: &Path) -> Result<Kept, StoreError> {
+    let mode = fs::metadata(path).map_err(at(path))?.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(StoreError::Exposed { path: path.to_owned(), mode });
+    }
+    let text = Zeroizing::new(fs::read(path).map_err(at(path))?);
+    serde_json::from_slice(&text).map_err(|e| StoreError::Kept { path: path.to_owned(), why: e.to_string() })
+}
+
+/// Keeps it for the next start. It holds a key.
+pub(crate) fn write_kept(path: &Path, kept: &Kept) -> Result<(), StoreError> {
+    let wrong = |e: serde_json::Error| StoreError::Kept { path: path.to_owned(), why: e.to_string() };
+    write_whole(path, &Zeroizing::new(serde_json::to_vec(kept).map_err(wrong)?), 0o600)
 }
 
 /// Writes a file so that readers see the old content or the new, never a part.

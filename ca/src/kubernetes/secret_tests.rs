@@ -1,4 +1,4 @@
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use identity::SystemClock;
 use serde_json::{Value, json};
@@ -9,10 +9,14 @@ use super::*;
 pub(in super::super) const PATH: &str = "/api/v1/namespaces/culvert-system/secrets/culvert-ca-key";
 
 pub(in super::super) fn place(server: &Server, make: bool) -> Place {
+    timed(server, make, Arc::new(SystemClock))
+}
+
+pub(in super::super) fn timed(server: &Server, make: bool, clock: Arc<dyn Clock>) -> Place {
     let hour = Duration::from_secs(3600);
     let ttl = Ttl { default: hour * 24, max: hour * 48, clamp: false };
     let source = SecretSource { make, ..SecretSource::default() };
-    Place::new(server.client(), source, "cluster.local".to_owned(), ttl, Arc::new(SystemClock))
+    Place::new(server.client(), source, "cluster.local".to_owned(), ttl, clock)
 }
 
 pub(in super::super) async fn open(server: &Server) -> Arc<SecretSigner> {

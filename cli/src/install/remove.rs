@@ -105,7 +105,11 @@ async fn remove(client: &Client, command: &Uninstall) -> Result<()> {
         end(api, name, &format!("stopping {name}"), limit).await?;
     }
     if !command.keep_key && values["ca"]["keepSecret"] != true {
-        delete_key(client, namespace, &values["ca"]["secretName"]).await?;
+        let key = values["ca"]["secretName"].as_str().unwrap_or_default();
+        // What the authority keeps beside a Secret that a user made is the authority's own.
+        for name in [key.to_owned(), format!("{key}-held")] {
+            delete_key(client, namespace, &name).await?;
+        }
     }
     let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
         "metadata": {"name": "culvert-control-leader", "namespace": namespace}});
@@ -130,10 +134,9 @@ async fn told(client: &Client, object: &Value) -> Result<()> {
 }
 
 /// Deletes the Secret with the signing key, when the authority made it. One that a user made is the user's.
-async fn delete_key(client: &Client, namespace: &str, name: &Value) -> Result<()> {
+async fn delete_key(client: &Client, namespace: &str, name: &str) -> Result<()> {
     let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": namespace}});
-    let (api, name) = (api_of(client, &secret)?, name.as_str().unwrap_or_default());
-    let there = call("get the authority's Secret", api.get_metadata_opt(name)).await?;
+    let there = call("get the authority's Secret", api_of(client, &secret)?.get_metadata_opt(name)).await?;
     let Some(there) = there else { return Ok(()) };
     if there.labels().get(MANAGED_BY).is_some_and(|by| by == AUTHORITY) {
         return told(client, &secret).await;

@@ -100,8 +100,12 @@ async fn the_secret_is_the_recorded_one_and_only_when_the_authority_made_it() {
     ] {
         let fake = installed("culvert", &values);
         fake.put(&secret, &[(MANAGED_BY, label)], Value::Null);
+        let held = format!("{secret}-held");
+        fake.put(&held, &[(MANAGED_BY, AUTHORITY)], Value::Null);
         run(&fake, arguments).await.unwrap();
         assert!(fake.left().contains(&secret), "{label} {arguments:?}");
+        let goes = label != AUTHORITY;
+        assert_eq!(!fake.left().contains(&held), goes, "what was kept beside it: {label} {arguments:?}");
     }
 }
 
