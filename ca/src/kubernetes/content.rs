@@ -5,6 +5,7 @@
 //! | `ca-cert.pem`, `ca-key.pem`, `cert-chain.pem`, `root-cert.pem` | as in Istio's `cacerts` (ca.md 5) |
 //! | `tls.crt`, `tls.key`, `ca.crt` | as cert-manager writes them, in their place |
 //! | `next-cert.pem`, `next-key.pem` | the next root, from `prepare` to `activate` |
+//! | `former-cert.pem` | the root that signed before, from `activate` to `retire` |
 //!
 //! Annotations keep where a change of the root stands and the last end that was noted. They are used only where the
 //! Secret was made by us (its label says so): what users bring is changed by them.
@@ -29,6 +30,7 @@ pub(crate) const CHAIN: &str = "cert-chain.pem";
 pub(crate) const ROOTS: &str = "root-cert.pem";
 pub(crate) const NEXT_CERTIFICATE: &str = "next-cert.pem";
 pub(crate) const NEXT_KEY: &str = "next-key.pem";
+pub(crate) const FORMER: &str = "former-cert.pem";
 
 /// `steady`, `prepared` or `activated`.
 pub(crate) const STAGE: &str = "culvert.dev/rotation-stage";
@@ -63,6 +65,8 @@ pub(crate) struct Content {
     pub(crate) files: AuthorityFiles,
     /// Certificate and key of the next root.
     pub(crate) next: Option<(String, Zeroizing<String>)>,
+    /// The root that signed before, until it is retired.
+    pub(crate) former: Option<String>,
     pub(crate) stage: Stage,
     pub(crate) horizon: Option<SystemTime>,
     /// Made by us, so that it is ours to change.
@@ -85,17 +89,26 @@ impl Content {
             (Some(certificate), Some(key)) => Some((certificate, Zeroizing::new(key))),
             _ => None,
         };
+        let former = optional(data, FORMER)?;
         let version =
             secret.metadata.resource_version.clone().filter(|v| !v.is_empty()).ok_or(ContentError::Version)?;
         let notes = secret.metadata.annotations.as_ref();
         let (stage, horizon) = if ours { (stage(notes)?, time(notes, HORIZON)?) } else { (Stage::Steady, None) };
-        Ok(Self { files, next, stage, horizon, ours, version })
+        Ok(Self { files, next, former, stage, horizon, ours, version })
     }
 
     /// A root of ours that signs by itself.
     pub(crate) fn new_root(certificate: String, key: Zeroizing<String>) -> Self {
         let files = AuthorityFiles { chain: certificate.clone(), roots: certificate.clone(), certificate, key };
-        Self { files, next: None, stage: Stage::Steady, horizon: None, ours: true, version: String::new() }
+        Self {
+            files,
+            next: None,
+            former: None,
+            stage: Stage::Steady,
+            horizon: None,
+            ours: true,
+            version: String::new(),
+        }
     }
 
     /// As a Secret of ours, to be created.
@@ -111,6 +124,7 @@ impl Content {
         if let Some((certificate, key)) = &self.next {
             data.extend([(NEXT_CERTIFICATE, certificate), (NEXT_KEY, &**key)].map(bytes));
         }
+        data.extend(self.former.iter().map(|former| bytes((FORMER, former))));
         let mut notes = stage_notes(&self.stage);
         notes.extend(self.horizon.map(|end| (HORIZON.to_owned(), note(end))));
         Secret {

@@ -57,11 +57,12 @@ fn a_secret_of_ours_survives_the_round_trip_and_another_keeps_no_notes() {
         content.stage = stage;
         content.horizon = Some(at(5));
         content.next = Some(("N".to_owned(), Zeroizing::new("M".to_owned())));
+        content.former = Some("F".to_owned());
         let mut made = content.secret("ns", "name");
         made.metadata.resource_version = Some("7".to_owned());
         let read = Content::read(&made).unwrap();
         assert_eq!((read.stage, read.horizon, read.ours, read.version.as_str()), (stage, Some(at(5)), true, "7"));
-        assert!(read.files == content.files && read.next == content.next);
+        assert!(read.files == content.files && read.next == content.next && read.former == content.former);
         // The same notes in a Secret of somebody else say nothing.
         made.metadata.labels = None;
         let foreign = Content::read(&made).unwrap();

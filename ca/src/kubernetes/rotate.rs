@@ -34,8 +34,8 @@ pub enum RotateError {
     Content { name: String, why: ContentError },
     #[error(
         "secret {0} was not made by culvert-ca (its label app.kubernetes.io/managed-by says so), so its owner changes it: \
-         put the new root beside the old one into root-cert.pem first, wait for the longest certificate, then change \
-         ca-cert.pem and ca-key.pem, wait again, then remove the old root"
+         culvert-ca publishes a root that is new in it, signs with it when everyone knows it, and trusts the former one \
+         as long as it is in use; its log and the metric culvert_ca_root_stage tell how far it is"
     )]
     NotOurs(String),
     #[error(transparent)]
@@ -44,6 +44,11 @@ pub enum RotateError {
     NoNext(String),
     #[error("the certificate {key} cannot be read: {why}; restore the Secret from a backup")]
     Certificate { key: &'static str, why: String },
+    #[error(
+        "secret {name} trusts several roots beside the one that signs, and does not say which one signed before: {roots}; \
+         put that one's certificate into the Secret as former-cert.pem, the others stay trusted"
+    )]
+    Which { name: String, roots: String },
     #[error("a new root could not be made: {0}")]
     Make(#[from] rcgen::Error),
     #[error("secret {0} is changed all the time by others; try again")]
@@ -159,6 +164,7 @@ impl Rotator {
                 let (certificate, key) = content.next.as_ref().ok_or_else(|| RotateError::NoNext(self.place()))?;
                 // The old key is not kept: what nobody has nobody loses.
                 json!({
+                    content::FORMER: bytes(&files.certificate),
                     content::CERTIFICATE: bytes(certificate),
                     content::KEY: bytes(key),
                     content::CHAIN: bytes(certificate),
@@ -167,7 +173,10 @@ impl Rotator {
                     content::NEXT_KEY: Value::Null,
                 })
             }
-            Step::Retire => json!({content::ROOTS: bytes(&files.certificate)}),
+            Step::Retire => json!({
+                content::ROOTS: bytes(&self.without_former(content)?),
+                content::FORMER: Value::Null,
+            }),
         };
         let mut notes: serde_json::Map<String, Value> =
             content::stage_notes(stage).into_iter().map(|(key, text)| (key, text.into())).collect();
@@ -175,6 +184,26 @@ impl Rotator {
             notes.entry(key).or_insert(Value::Null);
         }
         Ok(json!({"metadata": {"resourceVersion": content.version, "annotations": notes}, "data": data}))
+    }
+
+    /// The roots without the one that signed before. Others in the bundle were put there by somebody else (another
+    /// cluster's, say) and stay.
+    fn without_former(&self, content: &Content) -> Result<String, RotateError> {
+        let trusted = ders(content::ROOTS, &content.files.roots)?;
+        let signs = ders(content::CERTIFICATE, &content.files.certificate)?;
+        let others: Vec<_> = trusted.iter().filter(|root| !signs.contains(root)).collect();
+        let former = match (&content.former, &others[..]) {
+            (Some(former), _) => ders(content::FORMER, former)?,
+            (None, others) if others.len() < 2 => others.iter().map(|root| (*root).clone()).collect(),
+            // `activate` was done by a version that did not note it.
+            (None, _) => {
+                let names: String = others.iter().map(|root| pem(root)).collect();
+                let names = roots(content::ROOTS, &names)?.into_iter();
+                let names = names.map(|root| format!("{} ({})", root.subject, root.serial)).collect::<Vec<_>>();
+                return Err(RotateError::Which { name: self.place(), roots: names.join("; ") });
+            }
+        };
+        Ok(trusted.iter().filter(|root| signs.contains(root) || !former.contains(root)).map(pem).collect())
     }
 
     fn report(&self, content: &Content, now: SystemTime) -> Result<Report, RotateError> {
@@ -209,14 +238,18 @@ fn new_root(old: &str, now: SystemTime) -> Result<(String, Zeroizing<String>), R
 fn join(bundles: [&str; 2]) -> Result<String, RotateError> {
     let mut all: Vec<CertificateDer<'static>> = Vec::new();
     for bundle in bundles {
-        for der in CertificateDer::pem_slice_iter(bundle.as_bytes()) {
-            let der = der.map_err(|e| RotateError::Certificate { key: content::ROOTS, why: e.to_string() })?;
+        for der in ders(content::ROOTS, bundle)? {
             if !all.contains(&der) {
                 all.push(der);
             }
         }
     }
     Ok(all.iter().map(pem).collect())
+}
+
+fn ders(key: &'static str, bundle: &str) -> Result<Vec<CertificateDer<'static>>, RotateError> {
+    let all: Result<_, _> = CertificateDer::pem_slice_iter(bundle.as_bytes()).collect();
+    all.map_err(|e| RotateError::Certificate { key, why: e.to_string() })
 }
 
 fn bytes(text: &str) -> ByteString {

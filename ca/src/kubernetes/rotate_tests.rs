@@ -8,6 +8,7 @@ use super::super::secret::tests::{PATH, open};
 use super::*;
 use crate::authority::Issued;
 use crate::csr::PublicKey;
+use crate::rotation::PROPAGATION;
 use crate::signers::Signers;
 
 fn rotator(server: &Server) -> Rotator {
@@ -82,6 +83,7 @@ async fn a_root_is_changed_step_by_step_and_no_certificate_is_orphaned() {
     assert_eq!(activated.trusted.len(), 2);
     let secret = server.get(PATH).unwrap();
     assert!(secret["data"].get(content::NEXT_KEY).is_none(), "the new key is in one place");
+    assert!(secret["data"].get(content::FORMER).is_some(), "what is retired later is noted");
     for signer in &all {
         let new = format!("{:?}", activated.signs.serial);
         signer
@@ -122,6 +124,49 @@ async fn what_operators_say_of_proxies_ends_the_wait_but_not_that_for_what_is_pu
     rotator.step(Step::Prepare, false, now).await.unwrap();
     assert!(rotator.step(Step::Activate, true, now + Duration::from_secs(60)).await.is_err());
     assert!(rotator.step(Step::Activate, true, now + Duration::from_secs(301)).await.is_ok());
+}
+
+/// Puts a root of another cluster beside ours.
+fn add_foreign(server: &Server, now: SystemTime) -> String {
+    let foreign = crate::succession::tests::root(now).roots;
+    let mut secret = server.get(PATH).unwrap();
+    let held: ByteString = serde_json::from_value(secret["data"][content::ROOTS].clone()).unwrap();
+    let held = String::from_utf8(held.0).unwrap();
+    secret["data"][content::ROOTS] = serde_json::to_value(bytes(&format!("{held}\n{foreign}"))).unwrap();
+    server.put(PATH, secret);
+    foreign
+}
+
+#[tokio::test]
+async fn roots_that_an_operator_added_outlive_a_change_of_ours() {
+    let server = Server::new();
+    let signer = open(&server).await;
+    let (rotator, now) = (rotator(&server), SystemTime::now());
+    issue(&signer, now).await;
+    let foreign = roots(content::ROOTS, &add_foreign(&server, now)).unwrap().remove(0);
+    let old = rotator.status(now).await.unwrap().signs;
+    rotator.step(Step::Prepare, true, now).await.unwrap();
+    let later = now + PROPAGATION * 2;
+    let new = rotator.step(Step::Activate, true, later).await.unwrap().signs;
+    let late = roots(content::ROOTS, &add_foreign(&server, now)).unwrap().remove(0);
+    let noted = server.get(PATH).unwrap();
+    let done = rotator.step(Step::Retire, true, later + PROPAGATION * 2).await.unwrap();
+    assert_eq!(done.trusted.len(), 3, "{done}");
+    for (root, stays) in [(&old, false), (&new, true), (&foreign, true), (&late, true)] {
+        assert_eq!(done.trusted.contains(root), stays, "{done}");
+    }
+    assert!(server.get(PATH).unwrap()["data"].get(content::FORMER).is_none());
+
+    // Activated by a version that noted no former root: who is it?
+    let mut unnoted = noted.clone();
+    unnoted["data"].as_object_mut().unwrap().remove(content::FORMER);
+    server.put(PATH, unnoted);
+    let asked = rotator.step(Step::Retire, true, later + PROPAGATION * 2).await.unwrap_err().to_string();
+    assert!(
+        asked.contains(&old.serial) && asked.contains(&late.serial) && asked.contains("former-cert.pem"),
+        "{asked}"
+    );
+    assert!(!asked.contains(&new.serial), "{asked}");
 }
 
 #[tokio::test]
