@@ -97,7 +97,7 @@ impl Agent {
         for entry in wish.entries {
             self.want(entry);
         }
-        self.look_after_strangers();
+        self.look_after_strangers(&wish.others);
     }
 
     /// Does what is due: lets pods go, tries again what failed. Says whether there is more to come.

@@ -1,9 +1,11 @@
 //! What the agent is told about a pod, whoever tells it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
+
+use zds::WorkloadInfo;
 
 use crate::config::PodEntry;
 use crate::find::Held;
@@ -51,6 +53,8 @@ pub(crate) struct Wish {
     pub(crate) entries: Vec<Entry>,
     /// Pods among those that are not, whose processes have ended or are about to: they need no way out of the mesh.
     pub(crate) ended: BTreeSet<String>,
+    /// Names of the pods that live and ought not to be captured, by UID: an earlier agent may have captured them.
+    pub(crate) others: BTreeMap<String, WorkloadInfo>,
     /// Pods that may be proxies, by the UID in their cgroup. `None`: whoever is no captured pod may.
     pub(crate) proxies: Option<BTreeSet<String>>,
 }

@@ -1,14 +1,17 @@
 //! Letting a pod go, in the order in which nobody loses a connection.
 
+use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use redirect_loader::{Leave, Left, cookie_of};
+use redirect_loader::{Leave, Left, PodStatus, cookie_of};
+use zds::WorkloadInfo;
 
 use super::entry::{Entry, HostEnd, Netns};
 use super::pod::{Phase, Pod, Stay};
 use super::{Agent, Manner};
+use crate::find::Held;
 
 /// How long a pod that is not wanted waits for the word that it was announced: an API server that is away for longer would
 /// hold it in the mesh for ever.
@@ -116,23 +119,29 @@ impl Agent {
         self.pods.remove(uid);
     }
 
-    /// Pods of an earlier agent that nobody wants any more. Those whose namespaces are gone are forgotten. On Kubernetes the
-    /// others leave, or are forgotten when none of their processes is left.
-    pub(super) fn look_after_strangers(&mut self) {
+    /// Pods of an earlier agent that are not in the books. Those whose namespaces are gone are forgotten; the others stay with their
+    /// proxies, which drop what a snapshot does not name (cni-zds.md 2), and end its connections. On Kubernetes those that nobody
+    /// wants leave, or are forgotten when none of their processes is left. `others` names the pods that live and are not wanted.
+    pub(super) fn look_after_strangers(&mut self, others: &BTreeMap<String, WorkloadInfo>) {
         let captured = match self.redirector.pods() {
             Ok(captured) => captured,
             Err(error) => return tracing::warn!(%error, "cannot list what is captured"),
         };
         let mut strangers = captured;
         strangers.retain(|s| !self.pods.values().any(|p| p.cookie == s.cookie));
-        let (dead, alive): (Vec<_>, Vec<_>) =
+        let (dead, mut alive): (Vec<_>, Vec<_>) =
             strangers.into_iter().partition(|s| !s.lookup_attached && !s.guard_attached);
         for stranger in dead {
             self.forget_stranger(&stranger.uid, stranger.cookie);
         }
+        alive.retain(|s| !self.pods.contains_key(&*s.uid));
+        for stranger in &alive {
+            if let Err(error) = self.server.keep(&stranger.uid) {
+                tracing::warn!(pod = %stranger.uid, %error, "a former pod cannot be kept at its proxy");
+            }
+        }
         // A wanted pod in trouble may be captured although it is not in the books.
-        let unwanted = alive.into_iter().filter(|s| !self.troubles.contains_key(&*s.uid));
-        let unwanted: Vec<_> = unwanted.filter(|s| !self.pods.contains_key(&*s.uid)).collect();
+        let unwanted: Vec<_> = alive.into_iter().filter(|s| !self.troubles.contains_key(&*s.uid)).collect();
         if unwanted.is_empty() || !self.is_kubernetes() {
             return;
         }
@@ -143,33 +152,47 @@ impl Agent {
         for stranger in unwanted {
             let namespaces = found.remove(&stranger.uid).unwrap_or_default();
             let held = namespaces.into_iter().find(|n| cookie_of(n.as_fd()).is_ok_and(|c| c == stranger.cookie));
-            let Some(netns) = held else {
-                self.forget_stranger(&stranger.uid, stranger.cookie);
-                continue;
-            };
-            tracing::info!(pod = %stranger.uid, "captured by an earlier agent and not wanted any more");
-            let entry = Entry {
-                uid: stranger.uid.clone(),
-                name: String::new(),
-                namespace: String::new(),
-                service_account: String::new(),
-                netns: Netns::Held(netns.clone()),
-                addresses: stranger.addresses,
-                host: HostEnd::PeerOf(String::new()),
-                running: true,
-                dns: stranger.dns,
-            };
-            let stay = Stay::Announced { until: Instant::now() + ANNOUNCING };
-            let ready = [stranger.active].into_iter().filter(|g| *g != 0).collect();
-            let (cookie, phase) = (stranger.cookie, Phase::Captured);
-            let pod = Pod { entry, netns, cookie, phase, ready, stay, clear_until: None, others: Vec::new() };
-            self.pods.insert(stranger.uid.as_str().into(), pod);
+            match held {
+                Some(netns) => self.adopt(&stranger, netns, others.get(&stranger.uid)),
+                None => self.forget_stranger(&stranger.uid, stranger.cookie),
+            }
         }
+    }
+
+    /// Takes an earlier agent's pod into the books, to let it go. A proxy that has not got it is given it when its names are known.
+    fn adopt(&mut self, stranger: &PodStatus, netns: Held, info: Option<&WorkloadInfo>) {
+        tracing::info!(pod = %stranger.uid, "captured by an earlier agent and not wanted any more");
+        if let Some(info) = info
+            && let Err(error) = self.server.add(&stranger.uid, info, netns.fd())
+        {
+            tracing::warn!(pod = %stranger.uid, %error, "a former pod cannot be given to a proxy");
+        }
+        let name = |part: fn(&WorkloadInfo) -> &str| info.map(part).unwrap_or_default().to_owned();
+        let entry = Entry {
+            uid: stranger.uid.clone(),
+            name: name(|i| &i.name),
+            namespace: name(|i| &i.namespace),
+            service_account: name(|i| &i.service_account),
+            netns: Netns::Held(netns.clone()),
+            addresses: stranger.addresses.clone(),
+            host: HostEnd::PeerOf(String::new()),
+            running: true,
+            dns: stranger.dns,
+        };
+        let stay = Stay::Announced { until: Instant::now() + ANNOUNCING };
+        let ready = [stranger.active].into_iter().filter(|g| *g != 0).collect();
+        let (cookie, phase) = (stranger.cookie, Phase::Captured);
+        let pod = Pod { entry, netns, cookie, phase, ready, stay, clear_until: None, others: Vec::new() };
+        self.pods.insert(stranger.uid.as_str().into(), pod);
     }
 
     fn forget_stranger(&mut self, uid: &str, cookie: u64) {
         if let Err(error) = self.redirector.forget(cookie) {
             tracing::warn!(pod = %uid, %error, "something of a former pod is left");
+        }
+        // A newer sandbox of the same pod stays with its proxy.
+        if !self.pods.contains_key(uid) {
+            self.server.remove(uid);
         }
     }
 }

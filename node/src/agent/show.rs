@@ -1,6 +1,7 @@
 //! What is shown of the agent, and what others decide by it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::sync::Arc;
@@ -47,14 +48,18 @@ impl Agent {
         self.pods.keys().cloned().collect()
     }
 
-    /// Whether a namespace is captured already, by this agent or an earlier one.
-    pub(crate) fn knows(&self, netns: BorrowedFd<'_>) -> bool {
-        let known = |cookie| self.redirector.pods().map(|pods| pods.iter().any(|p| p.cookie == cookie));
-        match redirect_loader::cookie_of(netns).map(known) {
-            Ok(Ok(known)) => known,
-            // Said when it is enrolled, which is next.
-            Ok(Err(_)) | Err(_) => false,
-        }
+    /// The addresses with which a namespace is captured already, by this agent or an earlier one.
+    pub(crate) fn captured(&self, netns: BorrowedFd<'_>) -> Option<Vec<IpAddr>> {
+        // Errors are said when it is enrolled, which is next.
+        let cookie = redirect_loader::cookie_of(netns).ok()?;
+        self.redirector.pods().ok()?.into_iter().find(|p| p.cookie == cookie).map(|p| p.given)
+    }
+
+    /// Pods that are captured and not in the books.
+    pub(crate) fn former(&self) -> BTreeSet<String> {
+        // Said when the strangers are looked after, which is next.
+        let captured = self.redirector.pods().unwrap_or_default().into_iter().map(|p| p.uid);
+        captured.filter(|uid| !self.pods.contains_key(&**uid)).collect()
     }
 
     /// How many proxies are connected.

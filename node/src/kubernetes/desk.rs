@@ -6,6 +6,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use zds::WorkloadInfo;
+
 use super::annotation::Annotations;
 use super::enrolment::{Reason, Settings, Verdict, is_proxy, judge};
 use super::facts::{PodFacts, Stage};
@@ -130,6 +132,13 @@ impl Desk {
         missing.map(|p| p.uid.clone()).collect()
     }
 
+    /// Pods that ought to be captured and have no network yet, as far as is known. One that is captured already has one: the agent
+    /// was restarted between the pod's birth and the word of its address, while its images are pulled.
+    pub(crate) fn unborn(&self) -> BTreeSet<String> {
+        let unborn = self.wanted().filter(|p| p.addresses.is_empty() && !self.places.contains_key(&p.uid));
+        unborn.map(|p| p.uid.clone()).collect()
+    }
+
     /// Pods whose network is known.
     pub(crate) fn placed(&self) -> BTreeSet<String> {
         self.places.keys().cloned().collect()
@@ -154,7 +163,9 @@ impl Desk {
         });
         let ended = ended.map(|uid| uid.to_string()).collect();
         let proxies = self.pods.values().filter(|p| is_proxy(p, &self.settings)).map(|p| p.uid.clone()).collect();
-        Wish { entries, ended, proxies: Some(proxies) }
+        let others = self.pods.values().filter(|p| p.stage == Stage::Alive && self.verdict(p) != Verdict::In);
+        let others = others.map(|p| (p.uid.clone(), info(p))).collect();
+        Wish { entries, ended, others, proxies: Some(proxies) }
     }
 
     /// Annotations that ought to be written now.
@@ -269,6 +280,15 @@ impl Desk {
             .map(|p| p.uid.clone())
             .collect();
         self.expected.extend(new);
+    }
+}
+
+/// The names of a pod, as proxies know them.
+fn info(pod: &PodFacts) -> WorkloadInfo {
+    WorkloadInfo {
+        name: pod.name.as_str().into(),
+        namespace: pod.namespace.as_str().into(),
+        service_account: pod.service_account.as_str().into(),
     }
 }
 

@@ -95,6 +95,21 @@ fn a_labelled_namespace_brings_its_running_pods_once_their_network_is_known() {
 }
 
 #[test]
+fn pods_that_an_earlier_agent_captured_are_known_by_name() {
+    let odd = PodFacts { stage: Stage::Ended, ..pod("ended", &[]) };
+    let mut desk =
+        desk(Some("ambient"), &[PodFacts { mode: Some("none".into()), ..pod("left", &[]) }, pod("new", &[]), odd]);
+    // One that is wanted has its network from the kernel's books, not only from its status.
+    assert_eq!(desk.unborn(), BTreeSet::from(["uid-new".to_owned()]));
+    assert!(desk.missing().is_empty());
+    let wish = desk.wish(held(&[]));
+    assert_eq!(wish.others.keys().collect::<Vec<_>>(), ["uid-left"]);
+    assert_eq!((&*wish.others["uid-left"].name, &*wish.others["uid-left"].namespace), ("left", "shop"));
+    desk.place("uid-new", place(&["10.0.0.7"]));
+    assert!(desk.unborn().is_empty());
+}
+
+#[test]
 fn a_pod_of_the_plug_in_has_the_addresses_of_the_plug_in_until_its_status_has_some() {
     let mut desk = desk(Some("ambient"), &[pod("a", &[])]);
     desk.place("uid-a", place(&["10.0.0.7"]));

@@ -192,7 +192,11 @@ impl Office {
 
     /// Finds the networks of running pods that the CNI plug-in did not bring.
     fn scan(&mut self, now: Instant) {
-        let missing = self.desk.missing();
+        let mut missing = self.desk.missing();
+        let unborn = self.desk.unborn();
+        if !unborn.is_empty() {
+            missing.extend(self.agent.former().intersection(&unborn).cloned());
+        }
         let new = !missing.is_subset(&self.sought);
         if missing.is_empty() || (!new && now < self.next_scan) {
             self.sought = missing;
@@ -215,8 +219,8 @@ impl Office {
 
     /// A running pod's network was found.
     fn found(&mut self, uid: &str, netns: Held) {
-        let known = self.agent.knows(netns.as_fd());
-        let late = self.desk.is_expected(uid) && !known;
+        let captured = self.agent.captured(netns.as_fd());
+        let late = self.desk.is_expected(uid) && captured.is_none();
         if late {
             self.meters.late.inc();
             tracing::warn!(pod = uid, "pod was not captured from birth");
@@ -232,7 +236,8 @@ impl Office {
         }
         let running = !late || self.late == LateCapture::Keep;
         self.sought.remove(uid);
-        self.desk.place(uid, Place { netns, device: DEVICE.to_owned(), addresses: Vec::new(), running });
+        let addresses = captured.unwrap_or_default();
+        self.desk.place(uid, Place { netns, device: DEVICE.to_owned(), addresses, running });
     }
 
     /// Notices sandboxes that were made anew without us: no process is left in the namespace that we hold, and there are some in

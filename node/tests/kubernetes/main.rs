@@ -38,27 +38,50 @@ fn namespace(label: Option<&str>) -> Value {
     json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": {"name": "shop", "uid": "n", "labels": labels}})
 }
 
-/// A proxy that takes every pod but those of a name; what it has is shared.
-fn proxy(path: std::path::PathBuf, refused: &'static str) -> Arc<Mutex<BTreeSet<String>>> {
-    let pods = Arc::new(Mutex::new(BTreeSet::new()));
+/// What the proxy has, and what it dropped because a snapshot did not name it.
+#[derive(Default)]
+struct Taken {
+    pods: BTreeSet<String>,
+    dropped: Vec<String>,
+}
+
+/// A proxy that takes every pod but those of a name.
+fn proxy(path: std::path::PathBuf, refused: &'static str) -> Arc<Mutex<Taken>> {
+    let pods = Arc::new(Mutex::new(Taken::default()));
     let shared = pods.clone();
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async move {
             let mut client = Client::new(&path);
+            let mut named = BTreeSet::new();
             loop {
                 match client.next().await {
-                    Event::Add { info, ack, .. } if &*info.name == refused => ack.failed("not this one"),
+                    Event::Add { info, ack, .. } if info.name.is_empty() || &*info.name == refused => {
+                        ack.failed("not this one");
+                    }
                     Event::Add { uid, ack, .. } => {
-                        shared.lock().unwrap().insert(uid.to_string());
+                        named.insert(uid.to_string());
+                        shared.lock().unwrap().pods.insert(uid.to_string());
                         ack.ok();
                     }
                     Event::Del { uid, ack } => {
-                        shared.lock().unwrap().remove(&*uid);
+                        shared.lock().unwrap().pods.remove(&*uid);
                         ack.ok();
                     }
-                    Event::Keep { ack, .. } | Event::SnapshotSent { ack } => ack.ok(),
-                    Event::Connected | Event::Disconnected(_) => {}
+                    Event::Keep { uid, ack } => {
+                        named.insert(uid.to_string());
+                        ack.ok();
+                    }
+                    Event::SnapshotSent { ack } => {
+                        let mut shared = shared.lock().unwrap();
+                        let (kept, dropped): (BTreeSet<_>, _) =
+                            std::mem::take(&mut shared.pods).into_iter().partition(|uid| named.contains(uid));
+                        shared.pods = kept;
+                        shared.dropped.extend(dropped);
+                        ack.ok();
+                    }
+                    Event::Connected => named.clear(),
+                    Event::Disconnected(_) => {}
                 }
             }
         });
@@ -89,18 +112,18 @@ fn pods_enter_and_leave_the_mesh() {
     host.eventually("readiness", || host.get(15021, "/healthz/ready").is_some());
 
     a_labelled_namespace_takes_its_running_pod(&host, &api, &taken);
-    a_new_pod_comes_by_the_plug_in(&mut host, &api);
+    a_new_pod_comes_by_the_plug_in(&mut host, &api, &taken);
     a_pod_that_no_proxy_takes_does_not_start(&mut host, &api);
     a_pod_that_came_around_the_plug_in_is_told(&mut host, &api);
     an_overwritten_chain_is_repaired(&host);
     damage_is_repaired(&host);
     a_restart_changes_nothing(&mut host, &api);
     a_pod_that_ends_is_forgotten(&mut host, &api, &taken);
-    leaving_is_announced_first(&host, &api, &taken);
+    leaving_is_announced_first(&mut host, &api, &taken);
     nothing_is_left_after_unload(&mut host, &api);
 }
 
-fn a_labelled_namespace_takes_its_running_pod(host: &Host, api: &Api, taken: &Mutex<BTreeSet<String>>) {
+fn a_labelled_namespace_takes_its_running_pod(host: &Host, api: &Api, taken: &Mutex<Taken>) {
     assert_eq!(host.state("running"), None);
     assert!(!host.has_rules("running") && api.patches().is_empty());
     let began = Instant::now();
@@ -110,12 +133,12 @@ fn a_labelled_namespace_takes_its_running_pod(host: &Host, api: &Api, taken: &Mu
     // Published after it was captured, and never half.
     assert_eq!(api.patches(), [("shop/running".to_owned(), Some("enabled".to_owned()))]);
     assert_eq!(host.state("running").as_deref(), Some("captured"));
-    assert!(host.has_rules("running") && taken.lock().unwrap().contains(&uid(1)));
+    assert!(host.has_rules("running") && taken.lock().unwrap().pods.contains(&uid(1)));
     let metrics = host.get(15021, "/metrics").unwrap();
     assert!(metrics.contains("culvert_node_pods{state=\"captured\"} 1"), "{metrics}");
 }
 
-fn a_new_pod_comes_by_the_plug_in(host: &mut Host, api: &Api) {
+fn a_new_pod_comes_by_the_plug_in(host: &mut Host, api: &Api, taken: &Mutex<Taken>) {
     api.put("pods", "shop/new", pod("new", 2, false));
     host.sandbox("new", &uid(2), 2);
     let (good, answer) = host.plug_in("ADD", "new", &uid(2), 2);
@@ -124,6 +147,10 @@ fn a_new_pod_comes_by_the_plug_in(host: &mut Host, api: &Api) {
     // Captured when the plug-in returns, before any container of the pod exists.
     assert_eq!(host.state("new").as_deref(), Some("captured"));
     assert!(host.has_rules("new"));
+    // The agent is restarted while the pod's images are pulled: its status has no address yet.
+    restart(host);
+    host.eventually("capture", || host.state("new").as_deref() == Some("captured"));
+    assert!(taken.lock().unwrap().pods.contains(&uid(2)) && taken.lock().unwrap().dropped.is_empty());
     api.modify("pods", "shop/new", |pod| pod["status"] = json!({"phase": "Running", "podIPs": [{"ip": "10.177.2.2"}]}));
     host.eventually("annotation", || api.redirection("shop/new").as_deref() == Some("enabled"));
     assert_eq!(host.plug_in("DEL", "new", &uid(2), 2), (true, Value::Null));
@@ -186,35 +213,46 @@ fn find(folder: &std::path::Path, name: &str) -> Option<std::path::PathBuf> {
     })
 }
 
-fn a_restart_changes_nothing(host: &mut Host, api: &Api) {
-    let before = api.patches().len();
+fn restart(host: &mut Host) {
     host.kill_agent();
     assert!(host.has_rules("running") && host.has_rules("new"));
     host.start_agent();
     host.eventually("readiness", || host.get(15021, "/healthz/ready").is_some());
+    // The proxy is connected again and has the whole list.
+    host.eventually("the proxy", || host.status().is_some_and(|s| s["proxies"][0]["synced"] == true));
+}
+
+fn a_restart_changes_nothing(host: &mut Host, api: &Api) {
+    let before = api.patches().len();
+    restart(host);
     for name in ["running", "new", "late"] {
         host.eventually("capture", || host.state(name).as_deref() == Some("captured"));
     }
     assert_eq!(api.patches().len(), before, "{:?}", api.patches());
 }
 
-fn a_pod_that_ends_is_forgotten(host: &mut Host, api: &Api, taken: &Mutex<BTreeSet<String>>) {
+fn a_pod_that_ends_is_forgotten(host: &mut Host, api: &Api, taken: &Mutex<Taken>) {
     // Deleted by force: its processes still run, and nothing of them may leak.
     api.delete("pods", "shop/late");
     host.eventually("the agent heard", || host.status().is_some());
     assert!(host.has_rules("late"));
     host.end_sandbox("late");
-    host.eventually("the pod is gone", || host.state("late").is_none() && !taken.lock().unwrap().contains(&uid(5)));
+    host.eventually("the pod is gone", || {
+        host.state("late").is_none() && !taken.lock().unwrap().pods.contains(&uid(5))
+    });
 }
 
-fn leaving_is_announced_first(host: &Host, api: &Api, taken: &Mutex<BTreeSet<String>>) {
+fn leaving_is_announced_first(host: &mut Host, api: &Api, taken: &Mutex<Taken>) {
     api.put("namespaces", "shop", namespace(None));
     host.eventually("the annotation is gone", || api.redirection("shop/running").is_none());
     // Peers learn of it while tunnels are still accepted.
     assert!(host.has_rules("running"), "left before it was announced");
-    assert!(taken.lock().unwrap().contains(&uid(1)));
+    assert!(taken.lock().unwrap().pods.contains(&uid(1)));
+    // A restart meanwhile: what is captured goes on until it ends.
+    restart(host);
+    assert!(taken.lock().unwrap().dropped.is_empty(), "{:?}", taken.lock().unwrap().dropped);
     host.eventually("the pods are out", || !host.has_rules("running") && !host.has_rules("new"));
-    host.eventually("the proxy let go", || taken.lock().unwrap().is_empty());
+    host.eventually("the proxy let go", || taken.lock().unwrap().pods.is_empty());
     assert_eq!(host.state("running"), None);
 }
 

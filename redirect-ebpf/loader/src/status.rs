@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use redirect_abi::counters::ROOM;
-use redirect_abi::{Counters, PodState, PodValue, maps};
+use redirect_abi::{AddressKey, Counters, PodState, PodValue, maps};
 
 use crate::redirector::open_live;
 use crate::store::{keys, map_error};
@@ -18,6 +18,8 @@ pub struct PodStatus {
     pub uid: String,
     /// Own addresses.
     pub addresses: Vec<IpAddr>,
+    /// Those among them that were given at enrolment; the others are of interfaces that were found.
+    pub given: Vec<IpAddr>,
     /// Enrolled or leaving.
     pub state: PodState,
     /// Generation that receives connections; 0 = none yet.
@@ -62,6 +64,7 @@ impl Redirector {
                 cookie,
                 uid: uid.trim_end_matches('\0').to_owned(),
                 addresses: self.addresses(cookie)?,
+                given: self.given(cookie)?,
                 state: pod.0.state(),
                 active: pod.0.active,
                 previous: pod.0.previous,
@@ -77,6 +80,17 @@ impl Redirector {
         }
         pods.sort_by_key(|pod| pod.cookie);
         Ok(pods)
+    }
+
+    fn given(&self, cookie: u64) -> Result<Vec<IpAddr>, RedirectError> {
+        let mut given = Vec::new();
+        for entry in self.store.own.iter() {
+            let (key, value) = entry.map_err(|e| map_error(maps::OWN, e))?;
+            if key.0.cookie == cookie && value == AddressKey::GIVEN {
+                given.push(IpAddr::from(key.0.ip));
+            }
+        }
+        Ok(given)
     }
 
     /// Whether the guard of a pod is at its device.
