@@ -177,7 +177,10 @@ proptest! {
             }
             Ok(Route::Passthrough { .. }) => {
                 let in_pods = pods[0].contains(ip(to));
-                prop_assert!(service.is_some() || !in_pods && all.workload_by_address(&address).is_none());
+                let exact = service.as_ref().is_some_and(|s| s.vips.contains(&address));
+                let owner = all.workload_by_address(&address);
+                prop_assert!(exact || !in_pods && !owner.as_ref().is_some_and(|w| w.is_pod()));
+                prop_assert!(service.is_some() || owner.is_none());
             }
             Ok(Route::Waypoint { waypoint, authority, .. }) => {
                 prop_assert_eq!(&waypoint.network, &source.network);

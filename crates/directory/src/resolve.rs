@@ -1,4 +1,6 @@
-//! The outbound decision, in the order of hbone.md 7.
+//! The outbound decision, in the order of hbone.md 7, but for one thing: there a service's block of addresses goes before
+//! whoever has the address. A ServiceEntry over `10.0.0.0/8` without resolution would so send every call to a pod's own
+//! address in clear. Here a block is for what is nobody's: a pod, whatever is reached by HBONE, and the pod networks go first.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -46,13 +48,15 @@ impl Snapshot {
             return Err(Unresolved::IllegalDestination(to));
         }
         let address = NetworkAddress::new(query.source.network.clone(), to.ip());
-        if let Some(service) = self.service_by_address(&address, &query.source.namespace) {
+        let of_pods = query.pod_cidrs.iter().any(|c| c.contains(to.ip()));
+        let service = self.service_by_address(&address, &query.source.namespace);
+        if let Some(service) = service.filter(|s| !of_pods || s.vips.contains(&address)) {
             return self.to_service(query, to, service);
         }
         if let Some(workload) = self.workload_by_address(&address) {
             return self.to_workload(query, to, workload);
         }
-        if query.pod_cidrs.iter().any(|c| c.contains(to.ip())) {
+        if of_pods {
             return Err(Unresolved::UnknownPod { address: to.ip() });
         }
         Ok(Route::Passthrough { to, why: PassthroughReason::Unknown })

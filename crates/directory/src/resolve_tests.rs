@@ -316,6 +316,45 @@ fn section_7_2_address_blocks_go_by_namespace_then_length_then_canonical() {
 }
 
 #[test]
+fn a_block_around_the_pod_network_neither_diverts_nor_uncovers_pods() {
+    let web = pod("web", "10.244.0.1");
+    let mut wide = service("wide", "");
+    wide.namespace = "other".into();
+    wide.cidr_vips = vec![CidrVip { network: "".into(), cidr: "10.0.0.0/8".parse().unwrap() }];
+    let theirs = of("theirs", &[], pod("theirs", "10.244.0.66"));
+    let mut fixed = wide.clone();
+    fixed.hostname = "theirs.shop".into();
+    fixed.namespace = "shop".into();
+    wide.load_balancing = balance(LoadBalancingMode::Passthrough, &[]);
+    // The cluster next door, of which no block is known.
+    let vm = Workload { uid: "WorkloadEntry/vm".into(), ..pod("vm", "10.9.0.2") };
+    let said = Workload { uid: "ServiceEntry/said".into(), tunnel: TunnelProtocol::None, ..pod("said", "10.9.0.3") };
+    let workloads = vec![theirs, pod("cart", "10.244.0.2"), pod("next", "10.9.0.1"), vm.clone(), said];
+    let of_the_block =
+        |line: &str| line.starts_with("passthrough") && line.contains("wide") || line.contains(" wide [");
+    for service in [wide, fixed] {
+        let all = snapshot(workloads.clone(), vec![service.clone()]);
+        let to = |to: &str| line(&ask(&all, &web, to, 0));
+        assert_eq!(to("10.244.0.2:80"), "tunnel 10.244.0.2:15008 10.244.0.2:80 cart - [cart] same");
+        assert_eq!(to("10.9.0.1:80"), "tunnel 10.9.0.1:15008 10.9.0.1:80 next - [next] same");
+        assert_eq!(to("10.9.0.2:80"), "tunnel 10.9.0.2:15008 10.9.0.2:80 vm - [vm] same");
+        let answer = ask(&all, &web, "10.244.9.9:80", 0).unwrap_err();
+        assert!(matches!(answer, Unresolved::UnknownPod { .. }), "{answer}");
+        // What is nobody's, and what only an entry speaks of, is the block's.
+        for outside in ["10.9.0.3:80", "10.9.0.4:80"] {
+            let answer = to(outside);
+            assert!(of_the_block(&answer), "{outside}: {answer}");
+        }
+        // An endpoint that is no pod stays its service's.
+        let mut vm = vm.clone();
+        vm.services.insert(service.key().to_string().into(), ports(&[]));
+        let all = snapshot(vec![vm], vec![service.clone()]);
+        let answer = line(&ask(&all, &web, "10.9.0.2:80", 0));
+        assert!(of_the_block(&answer), "{answer}");
+    }
+}
+
+#[test]
 fn section_9_other_networks_are_reached_through_their_gateway() {
     let web = pod("web", "10.244.0.1");
     let gateway = Workload { network: "west".into(), ..pod("gw", "192.0.2.7") };

@@ -155,7 +155,8 @@ impl Snapshot {
 
     /// The service that a client of a namespace means by an address: by exact address, then by block (hbone.md 7.2).
     /// Among several the client's namespace wins, then the longer prefix, then `canonical`, then the smaller key.
-    /// Services of other namespaces that are visible there only do not exist for the client.
+    /// Services of other namespaces that are visible there only do not exist for the client, and no block holds the address of
+    /// a pod or of a stranger that is reached by HBONE.
     pub fn service_by_address(&self, address: &NetworkAddress, client_ns: &str) -> Option<Arc<Service>> {
         let visible = |s: &Arc<Service>| s.visibility == Visibility::Public || *s.namespace == *client_ns;
         self.service_at(address, client_ns, visible)
@@ -184,7 +185,9 @@ impl Snapshot {
         let bits = if ip.is_ipv4() { 32 } else { 128 };
         let blocks = (0..=bits).rev().filter_map(|len| Cidr::new(ip, len).ok());
         let held = blocks.flat_map(|block| self.services_at_block(&address.network, block).map(move |s| (block, s)));
-        let found = held.filter(|(_, s)| visible(s)).min_by_key(|(block, s)| score(block.prefix_len(), s));
+        let owner = self.workload_by_address(address);
+        let owned = |s: &Service| owner.as_ref().is_some_and(|w| outranks(w, s));
+        let found = held.filter(|(_, s)| visible(s) && !owned(s)).min_by_key(|(block, s)| score(block.prefix_len(), s));
         found.map(|(_, s)| s.clone())
     }
 
@@ -240,6 +243,13 @@ fn addresses(workload: &Workload) -> impl Iterator<Item = NetworkAddress> {
     let own = workload.network_mode == NetworkMode::Standard;
     let ips = workload.addresses.iter().filter(move |_| own);
     ips.map(|ip| NetworkAddress::new(workload.network.clone(), *ip))
+}
+
+/// Whether a workload's address is its own though a service has a block around it. What is known by a ServiceEntry's word
+/// alone and has no tunnel is not: with it anybody could lead traffic past the waypoint of another's block.
+fn outranks(workload: &Workload, block: &Service) -> bool {
+    let member = || workload.services.contains_key(&*block.key().to_string());
+    workload.is_pod() || (workload.tunnel == TunnelProtocol::Hbone && !member())
 }
 
 /// Whether two workloads of one uid are found under the same keys.
