@@ -89,7 +89,7 @@ impl Redirector {
             other => other?,
         }
         let addresses = spec.addresses;
-        let settings = inside(spec.netns, || prepare(addresses)).map_err(pod_namespace)??;
+        let settings = inside(spec.netns, || prepare(addresses, before.is_none())).map_err(pod_namespace)??;
         let place = Place { cookie, ends, others };
         let result = self.capture(spec, &place, uid, before);
         if result.is_err() && before.is_none() {
@@ -271,9 +271,13 @@ fn others(netns: BorrowedFd<'_>, primary: u32) -> Result<Secondary, EnrollError>
     found.map_err(|source| EnrollError::Route { what: "list interfaces and routes".into(), source })
 }
 
-fn prepare(addresses: &[IpAddr]) -> Result<sysctl::Before, EnrollError> {
+/// Settings and rules. What fails the first time is taken back; what fails in a repair leaves what carries the captured connections.
+fn prepare(addresses: &[IpAddr], first: bool) -> Result<sysctl::Before, EnrollError> {
     let settings = sysctl::apply()?;
     if let Err(error) = routing::up(addresses) {
+        if !first {
+            return Err(error);
+        }
         sysctl::restore(&settings);
         if let Err(second) = routing::down(addresses) {
             tracing::warn!(error = %second, "rules of a failed enrolment were not taken back");

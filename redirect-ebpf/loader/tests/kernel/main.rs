@@ -17,6 +17,7 @@ mod lab;
 mod leaving;
 mod lifecycle;
 mod questions;
+mod repair;
 mod tuples;
 mod uring;
 mod versions;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         bypass::TESTS,
         leaving::TESTS,
         lifecycle::TESTS,
+        repair::TESTS,
         kubelet::TESTS,
         questions::TESTS,
         tuples::TESTS,
