@@ -79,11 +79,20 @@ impl Agent {
                 Some(k) if !k.lookup_attached => "the programs in its network namespace are gone",
                 Some(k) if !k.guard_attached => "the guard at the node's end of its link is gone",
                 Some(k) if k.active == 0 => "no proxy receives its connections",
+                Some(_) if !self.is_routed(uid, pod) => "its rules and routes do not lead to the proxy",
                 Some(_) => return None,
             };
             Some(Lack { uid: uid.clone(), what })
         };
         Ok(captured.filter_map(lack).collect())
+    }
+
+    /// Whether a pod's packets go where its capture wants them; yes when that cannot be told.
+    fn is_routed(&self, uid: &str, pod: &Pod) -> bool {
+        redirect_loader::is_routed(pod.netns.as_fd(), &pod.entry.addresses, pod.entry.dns).unwrap_or_else(|error| {
+            tracing::debug!(pod = %uid, %error, "rules and routes not looked at");
+            true
+        })
     }
 
     /// Looks again at the pods' interfaces that are not captured (Multus adds some after the enrolment), and forgets connections older

@@ -116,7 +116,7 @@ fn pods_enter_and_leave_the_mesh() {
     a_pod_that_no_proxy_takes_does_not_start(&mut host, &api);
     a_pod_that_came_around_the_plug_in_is_told(&mut host, &api);
     an_overwritten_chain_is_repaired(&host);
-    damage_is_repaired(&host);
+    damage_is_repaired(&host, &api);
     a_restart_changes_nothing(&mut host, &api);
     a_pod_that_ends_is_forgotten(&mut host, &api, &taken);
     leaving_is_announced_first(&mut host, &api, &taken);
@@ -196,7 +196,7 @@ fn an_overwritten_chain_is_repaired(host: &Host) {
     assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
 }
 
-fn damage_is_repaired(host: &Host) {
+fn damage_is_repaired(host: &Host, api: &Api) {
     // Somebody takes the guard away.
     let pods = host.path("bpf/culvert/");
     let guard = find(&pods, "guard").expect("a guard's pin");
@@ -204,6 +204,13 @@ fn damage_is_repaired(host: &Host) {
     host.eventually("repair", || guard.exists());
     let metrics = host.get(15021, "/metrics").unwrap();
     assert!(metrics.contains("culvert_node_repairs_total{"), "{metrics}");
+    // Or all rules within a pod: every connect would hang.
+    host::ip(&format!("-n {} rule flush", host.ns("new")));
+    assert!(!host.has_rules("new"));
+    host.eventually("repair", || host.has_rules("new"));
+    let counted = "culvert_node_repairs_total{what=\"its rules and routes do not lead to the proxy\"} 1";
+    host.eventually("the metric", || host.get(15021, "/metrics").is_some_and(|m| m.contains(counted)));
+    host.eventually("the Event", || api.event_reasons().contains(&"CaptureRepaired".to_owned()));
 }
 
 fn find(folder: &std::path::Path, name: &str) -> Option<std::path::PathBuf> {

@@ -41,10 +41,10 @@ const RTA_TABLE: u16 = 15;
 const RTPROT_STATIC: u8 = 4;
 const RT_SCOPE_HOST: u8 = 254;
 const RTN_LOCAL: u8 = 2;
-const TABLE_LOCAL: u8 = 255;
+pub(crate) const TABLE_LOCAL: u8 = 255;
 const TABLE_MAIN: u8 = 254;
-const TABLE_LOOP: u8 = 100;
-const TABLE_SELF: u8 = 101;
+pub(crate) const TABLE_LOOP: u8 = 100;
+pub(crate) const TABLE_SELF: u8 = 101;
 const LO: u32 = redirect_abi::LOOPBACK_IFINDEX;
 
 /// The families with the addresses a pod has in each.
@@ -242,7 +242,7 @@ fn route_request(kind: u16, flags: u16, family: u8, prefix: u8, table: u8) -> Re
         .attribute_u32(RTA_OIF, LO)
 }
 
-fn octets(address: &IpAddr) -> Vec<u8> {
+pub(crate) fn octets(address: &IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(v4) => v4.octets().to_vec(),
         IpAddr::V6(v6) => v6.octets().to_vec(),
