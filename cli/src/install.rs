@@ -1,5 +1,6 @@
 //! `culvert install` and `culvert uninstall`.
 
+mod capture;
 mod definitions;
 mod drain;
 #[cfg(test)]

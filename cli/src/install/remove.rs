@@ -13,7 +13,7 @@ use kubernetes::client::{CallError, call};
 use kubernetes::object::MANAGED_BY;
 use serde_json::{Value, json};
 
-use super::{AGENTS, PROGRAMS, definitions, ours};
+use super::{AGENTS, PROGRAMS, capture, definitions, ours};
 use crate::chart;
 use crate::cluster::{Connection, api_of, delete, name_of};
 use crate::manifest::Choice;
@@ -91,7 +91,9 @@ async fn remove(client: &Client, command: &Uninstall) -> Result<()> {
     }
     let agents: Api<DaemonSet> = Api::namespaced(client.clone(), namespace);
     // An agent that ends while its DaemonSet is being deleted takes the capture off its node.
+    capture::note(client, namespace).await?;
     end(agents, AGENTS, "taking the capture off the nodes", limit).await?;
+    capture::verify(client, namespace).await?;
     if only_nodes {
         return Ok(());
     }

@@ -172,3 +172,56 @@ async fn the_hooks_have_the_rights_to_all_that_they_do() {
     at(&run(&fake, &["--only-definitions", "--managed-by", "Helm"]).await.unwrap(), path);
     assert_eq!(fake.refused(), [""; 0]);
 }
+
+/// A word of a node's agent, about the DaemonSet with this UID.
+fn word(fake: &Fake, node: &str, uid: &str, reason: &str) {
+    let event = json!({"regarding": {"uid": uid}, "reportingInstance": node, "reason": reason, "note": "rules in pods: why",
+        "eventTime": null});
+    fake.put(&format!("/apis/events.k8s.io/v1/namespaces/culvert-system/events/{node}{reason}"), &[], event);
+}
+
+#[tokio::test]
+async fn the_proxies_stay_until_every_captured_node_has_said_that_it_is_free() {
+    let fake = installed("Helm", &json!({}));
+    let node = |name: &str, boot: &str| {
+        let info = json!({"bootID": boot, "architecture": "", "containerRuntimeVersion": "", "kernelVersion": "",
+            "kubeProxyVersion": "", "kubeletVersion": "", "machineID": "", "operatingSystem": "", "osImage": "", "systemUUID": ""});
+        fake.put(&format!("/api/v1/nodes/{name}"), &[], json!({"status": {"nodeInfo": info}}));
+    };
+    let agent = |node: &str, ready: &str| {
+        let pod = json!({"spec": {"nodeName": node, "containers": []},
+            "status": {"conditions": [{"type": "Ready", "status": ready}]}});
+        fake.put(&format!("{SYSTEM}/pods/culvert-node-{node}"), &[("app.kubernetes.io/name", AGENTS)], pod);
+    };
+    for (name, ready) in [("good", "True"), ("failed", "True"), ("silent", "False"), ("never", "False")] {
+        node(name, "1");
+        agent(name, ready);
+    }
+    let captured = json!({"metadata": {"annotations": {"ambient.istio.io/redirection": "enabled"}},
+        "spec": {"nodeName": "silent", "containers": []}});
+    fake.put_by("/api/v1/namespaces/shop/pods/web", "culvert-node", captured.clone());
+    // Istio's agent captured this one.
+    let mut of_istio = captured;
+    of_istio["spec"]["nodeName"] = json!("never");
+    fake.put_by("/api/v1/namespaces/shop/pods/other", "istio-cni", of_istio);
+    let uid = format!("{APPS}/daemonsets/culvert-node");
+    word(&fake, "good", &uid, "CaptureRemoved");
+    word(&fake, "failed", &uid, "CaptureLeft");
+    word(&fake, "silent", "an earlier one", "CaptureRemoved");
+    fake.limit(&chart::helms(), "culvert-remove");
+
+    for attempt in ["first", "again, without agents"] {
+        let error = run(&fake, &["--for-helm"]).await.unwrap_err().to_string();
+        assert!(error.contains("2 of the nodes") && error.contains("remedy: "), "{attempt}: {error}");
+        assert!(
+            error.contains("  failed: rules in pods: why") && error.contains("  silent: its agent ended"),
+            "{error}"
+        );
+        assert_eq!(fake.story(), [format!("GONE {uid}")], "{attempt}");
+    }
+    // One tells at last; the other is started again.
+    word(&fake, "failed", &uid, "CaptureRemoved");
+    node("silent", "2");
+    run(&fake, &["--for-helm"]).await.unwrap();
+    assert_eq!(fake.refused(), [""; 0]);
+}

@@ -102,18 +102,26 @@ impl Hands {
             uid: Some(pod.object_uid.clone()),
             ..ObjectReference::default()
         };
-        let event = Event {
-            type_: EventType::Warning,
-            reason: reason.to_owned(),
-            note: Some(note),
-            action: "Capture".to_owned(),
-            secondary: None,
-        };
-        let what = format!("write an event about pod {}/{}", pod.namespace, pod.name);
-        if let Err(error) = call(&what, self.recorder.publish(&event, &about)).await {
+        if let Err(error) = self.publish(&about, EventType::Warning, reason, note).await {
             self.failures.with(&["event"]).inc();
             tracing::warn!(reason, %error, "Event not written");
         }
+    }
+
+    /// Writes an Event about an object.
+    pub(super) async fn publish(
+        &self,
+        about: &ObjectReference,
+        type_: EventType,
+        reason: &str,
+        note: String,
+    ) -> Result<(), CallError> {
+        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        let what =
+            format!("write an event about {} {}/{}", text(&about.kind), text(&about.namespace), text(&about.name));
+        let (reason, action) = (reason.to_owned(), "Capture".to_owned());
+        let event = Event { type_, reason, note: Some(note), action, secondary: None };
+        call(&what, self.recorder.publish(&event, about)).await
     }
 
     /// What the API server has of a pod and its namespace. An error is as good as nothing: the watch goes on, and who asks has a

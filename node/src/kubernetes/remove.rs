@@ -4,8 +4,10 @@ use std::os::fd::AsFd;
 use std::time::Instant;
 
 use k8s_openapi::api::apps::v1::DaemonSet;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use kube::api::{Api, ListParams};
+use kube::runtime::events::EventType;
+use kube::{Resource, ResourceExt};
 use kubernetes::client::{call, connect};
 use redirect_loader::{Leave, Left, LoadConfig, Redirector, cookie_of};
 use telemetry::Metrics;
@@ -55,7 +57,43 @@ pub(crate) async fn remove(config: &Config, kubernetes: &KubernetesConfig) -> Ve
             _ => {}
         }
     }
+    if let Err(error) = last_word(config, kubernetes, &failed).await {
+        failed.push(format!("Event about the end of the capture: {error}"));
+    }
     failed
+}
+
+/// Longest note of an Event (Kubernetes' validation of events.k8s.io: 1024 bytes), less what UTF-8 may need to be cut.
+const NOTE: usize = 1000;
+
+/// Reason and note of the last word.
+fn word(failed: &[String]) -> (EventType, &'static str, String) {
+    if failed.is_empty() {
+        return (EventType::Normal, "CaptureRemoved", "nothing is captured on this node any more".to_owned());
+    }
+    let mut note = failed.join("; ");
+    note.truncate(note.floor_char_boundary(NOTE));
+    (EventType::Warning, "CaptureLeft", note)
+}
+
+/// Leaves an Event about the agents' DaemonSet: by it `culvert uninstall` knows whether this node's proxy may go (cli,
+/// `install/capture.rs`). Of a DaemonSet that is gone nobody asks.
+async fn last_word(config: &Config, kubernetes: &KubernetesConfig, failed: &[String]) -> Result<(), String> {
+    let client = connect(&source(kubernetes), MANAGER).await.map_err(|e| e.to_string())?;
+    let api: Api<DaemonSet> = Api::namespaced(client.clone(), &kubernetes.system_namespace);
+    let found = call("get our own DaemonSet", api.get_metadata_opt(AGENTS)).await.map_err(|e| e.to_string())?;
+    let Some(set) = found else { return Ok(()) };
+    let about = ObjectReference {
+        api_version: Some(DaemonSet::api_version(&()).into_owned()),
+        kind: Some(DaemonSet::kind(&()).into_owned()),
+        name: Some(AGENTS.to_owned()),
+        namespace: set.namespace(),
+        uid: set.uid(),
+        ..ObjectReference::default()
+    };
+    let hands = Hands::new(client, &config.node, Meters::new(&Metrics::new()).failures);
+    let (type_, reason, note) = word(failed);
+    hands.publish(&about, type_, reason, note).await.map_err(|e| e.to_string())
 }
 
 /// Name of the agents' DaemonSet, in Culvert's own namespace.
@@ -148,4 +186,17 @@ async fn release(config: &Config, kubernetes: &KubernetesConfig) -> Vec<String> 
         }
     }
     failed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_word_says_what_is_left_and_fits_an_event() {
+        assert_eq!(word(&[]).1, "CaptureRemoved");
+        let (_, reason, note) = word(&["rules in pods: é".to_owned(), "é".repeat(NOTE)]);
+        assert_eq!(reason, "CaptureLeft");
+        assert!(note.starts_with("rules in pods: é; é") && note.len() <= NOTE, "{note}");
+    }
 }
