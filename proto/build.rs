@@ -2,9 +2,10 @@
 
 use std::error::Error;
 
-const FILES: [&str; 9] = [
+const FILES: [&str; 10] = [
     "workload.proto",
     "egress.proto",
+    "network.proto",
     "authorization.proto",
     "discovery.proto",
     "ca.proto",

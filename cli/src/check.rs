@@ -2,6 +2,7 @@
 
 mod facts;
 mod judge;
+mod networks;
 mod waypoints;
 
 use std::io::{Write, stdout};

@@ -16,7 +16,7 @@ use std::time::Duration;
 use chassis::readiness::Condition;
 use mesh::addr::Cidr;
 use prost::Message;
-use proto::{ADDRESS_TYPE, AUTHORIZATION_TYPE, ROUTING_TYPE};
+use proto::{ADDRESS_TYPE, AUTHORIZATION_TYPE, POD_NETWORKS_TYPE, ROUTING_TYPE};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 use xds::server::{Batch, Entry, Store};
@@ -160,9 +160,10 @@ impl Outside {
     }
 }
 
-/// A store for everything that control serves. Policies go first: a workload that names one should find it there.
+/// A store for everything that control serves. Pod networks go before addresses: an address that leaves must not look like a
+/// stranger's. Policies too: a workload that names one should find it there.
 pub fn store() -> Store {
-    Store::new([AUTHORIZATION_TYPE, ROUTING_TYPE, ADDRESS_TYPE])
+    Store::new([POD_NETWORKS_TYPE, AUTHORIZATION_TYPE, ROUTING_TYPE, ADDRESS_TYPE])
 }
 
 /// What a waypoint gets, marked with the Gateways whose pods may see it.
@@ -259,6 +260,12 @@ impl Apply {
         }
         let Output { change, statuses, routing, routing_gone, pod_cidrs } = self.world.take();
         let Sinks { store, proxies, words, numbers, .. } = &self.sinks;
+        if let Some(cidrs) = pod_cidrs {
+            tracing::info!(?cidrs, "pod network");
+            store
+                .apply(POD_NETWORKS_TYPE, Batch { removals: Vec::new(), upserts: vec![Entry::pod_networks(&cidrs)] })?;
+            self.sinks.pod_cidrs.send_replace(cidrs);
+        }
         if !routing.is_empty() || !routing_gone.is_empty() {
             // Before the addresses: a waypoint should know what it is for when node proxies begin to use it.
             let upserts = routing.iter().map(entry).collect();
@@ -273,10 +280,6 @@ impl Apply {
         self.sinks.outside.update(&self.world, store.revision(ADDRESS_TYPE)?);
         if std::mem::take(&mut self.nodes_changed) {
             self.sinks.outside.vet.set_nodes(self.world.node_addresses());
-        }
-        if let Some(cidrs) = pod_cidrs {
-            tracing::info!(?cidrs, "pod network");
-            self.sinks.pod_cidrs.send_replace(cidrs);
         }
         if !statuses.is_empty() {
             // The receiver ends after us.

@@ -10,7 +10,7 @@ use chassis::admin::{Reply, Router};
 use http::StatusCode;
 use mesh::addr::Cidr;
 use proto::discovery::Resource;
-use proto::{ADDRESS_TYPE, AUTHORIZATION_TYPE, ROUTING_TYPE};
+use proto::{ADDRESS_TYPE, AUTHORIZATION_TYPE, POD_NETWORKS_TYPE, ROUTING_TYPE};
 use serde::Serialize;
 use telemetry::metrics::Metrics;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -170,6 +170,7 @@ fn sync_status(report: &ClientReport, cluster_id: &str) -> SyncStatus {
     for (url, t) in &report.types {
         let name = match url.as_str() {
             AUTHORIZATION_TYPE => "authorization",
+            POD_NETWORKS_TYPE => "pod_networks",
             ROUTING_TYPE => "routing",
             _ => "address",
         };

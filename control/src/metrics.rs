@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use kubernetes::review::Cached;
-use proto::{ADDRESS_TYPE, AUTHORIZATION_TYPE, ROUTING_TYPE};
+use proto::{ADDRESS_TYPE, AUTHORIZATION_TYPE, POD_NETWORKS_TYPE, ROUTING_TYPE};
 use telemetry::Histogram;
 use telemetry::metrics::{Counter, CounterFamily, Metrics};
 use tokio::sync::{mpsc, watch};
@@ -142,7 +142,12 @@ pub fn register<A: Authorise>(
     reviews: Option<Cached>,
 ) {
     let held = store.clone();
-    let types = [("authorization", AUTHORIZATION_TYPE), ("routing", ROUTING_TYPE), ("address", ADDRESS_TYPE)];
+    let types = [
+        ("authorization", AUTHORIZATION_TYPE),
+        ("routing", ROUTING_TYPE),
+        ("address", ADDRESS_TYPE),
+        ("pod_networks", POD_NETWORKS_TYPE),
+    ];
     metrics.gauges_fn("culvert_control_resources", "Resources that are served, by type", "type", move || {
         types.iter().map(|(name, url)| (*name, held.len(url).unwrap_or(0) as f64)).collect()
     });

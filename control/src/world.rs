@@ -210,13 +210,12 @@ impl World {
         })
     }
 
-    /// The pod network: blocks of the settings and, if they say so, of nodes; sorted, each once.
+    /// The pod network: blocks of the settings and, if they say so, of nodes; merged and sorted.
     pub fn pod_cidrs(&self) -> Vec<Cidr> {
         let settings = &self.state.settings;
         let nodes = self.state.nodes.iter().filter(|_| settings.pod_cidrs_from_nodes);
         let blocks = nodes.flat_map(|n| n.pod_cidrs.iter().copied());
-        let all: BTreeSet<Cidr> = blocks.chain(settings.pod_cidrs.iter().copied()).collect();
-        all.into_iter().collect()
+        Cidr::merged(blocks.chain(settings.pod_cidrs.iter().copied()))
     }
 
     /// Addresses of all nodes.

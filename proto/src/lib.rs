@@ -45,6 +45,12 @@ pub mod egress {
     tonic::include_proto!("culvert.egress.v1");
 }
 
+/// Which addresses are pods'.
+#[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated")]
+pub mod network {
+    tonic::include_proto!("culvert.network.v1");
+}
+
 /// Envoy's external authorization.
 #[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated")]
 pub mod ext_authz {
@@ -63,6 +69,10 @@ pub const ADDRESS_TYPE: &str = "type.googleapis.com/istio.workload.Address";
 pub const AUTHORIZATION_TYPE: &str = "type.googleapis.com/istio.security.Authorization";
 /// Type URL of `routing::Service` resources.
 pub const ROUTING_TYPE: &str = "type.googleapis.com/culvert.routing.v1.Service";
+/// Type URL of the one `network::PodNetworks` resource.
+pub const POD_NETWORKS_TYPE: &str = "type.googleapis.com/culvert.network.v1.PodNetworks";
+/// Name of that resource.
+pub const POD_NETWORKS_NAME: &str = "pods";
 /// Name of the entry of `workload::Workload.extensions` that holds an `egress::Egress`.
 pub const EGRESS_EXTENSION: &str = "culvert.dev/egress";
 /// Type URL of `egress::Egress`.

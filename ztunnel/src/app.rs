@@ -8,9 +8,9 @@ use anyhow::{Context, Result};
 use chassis::admin::{metrics_routes, readiness_routes};
 use chassis::readiness::Gate;
 use chassis::{Drain, Signals, background};
-use proxy::crl;
 use proxy::settings::Otlp;
 use proxy::setup::{self, Ports};
+use proxy::{World, crl};
 use telemetry::Tracing;
 use tokio::sync::mpsc;
 
@@ -43,8 +43,7 @@ async fn serve(config: Config) -> Result<()> {
     let pods = Arc::new(Pods::default());
     let shared = Arc::new(Shared {
         pods: pods.clone(),
-        pod_networks: config.pod_networks(),
-        world: Arc::default(),
+        world: Arc::new(World::with_pod_networks(config.pod_networks())),
         identities: setup::identities(&config.ca, &config.cluster, true)?,
         telemetry: telemetry.clone(),
         drain: drain.signal(),

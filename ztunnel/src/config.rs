@@ -40,6 +40,9 @@ pub(crate) struct Config {
     /// `unknownPodDestination` says so.
     #[serde(default, rename = "podCIDRs")]
     pub(crate) pod_cidrs: Vec<String>,
+    /// Have the control plane say more of them, as Culvert's does; others end the stream of who asks.
+    #[serde(default, rename = "podCIDRsFromControl")]
+    pub(crate) pod_cidrs_from_control: bool,
     /// What to do with such a destination.
     #[serde(default)]
     pub(crate) unknown_pod_destination: UnknownPod,
@@ -112,7 +115,7 @@ impl Default for Dns {
     }
 }
 
-/// What to do with a destination in `podCIDRs` that discovery does not know.
+/// What to do with a destination in a pod network that discovery does not know.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) enum UnknownPod {
@@ -164,6 +167,12 @@ impl Check for Config {
                     .at(&format!("/podCIDRs/{index}"))
                     .mistake(error.to_string(), "write a block such as 10.244.0.0/16");
             }
+        }
+        if self.pod_cidrs_from_control && self.xds.is_none() {
+            report.at("/podCIDRsFromControl").mistake(
+                "there is no control plane that could say them",
+                "give `xds`, or list the blocks in `podCIDRs`",
+            );
         }
         settings::check_source(report, self.local_file.is_some(), self.local_text.is_some(), self.xds.is_some());
         settings::check(report, self.admin, &self.ca, self.xds.as_ref(), self.otlp.as_ref());

@@ -27,6 +27,8 @@ pub(crate) struct Dump {
     certificates: Vec<Certificates>,
     workload_state: BTreeMap<Arc<str>, PodState>,
     version: Version,
+    /// All blocks whose unknown addresses are not reached in clear, configured or not.
+    pod_networks: Vec<String>,
     config: Config,
 }
 
@@ -71,6 +73,7 @@ impl Dump {
             certificates: shared.identities.dump().iter().map(Certificates::from).collect(),
             workload_state: state.collect(),
             version: Version { version: env!("CARGO_PKG_VERSION") },
+            pod_networks: shared.world.pod_networks().iter().map(ToString::to_string).collect(),
             config: shared.config.clone(),
         }
     }

@@ -52,7 +52,10 @@ pub(crate) async fn discover(follower: Follower, shared: Arc<Shared>) -> Result<
 
 async fn follow(follower: Follower, shared: &Shared, plane: &ControlPlane) -> Result<Infallible, FollowError> {
     // Everything: a proxy that knows all addresses can tell a pod that is new from one that does not exist.
-    let asked = ClientConfig::ztunnel(node(&shared.config), false);
+    let mut asked = ClientConfig::ztunnel(node(&shared.config), false);
+    if shared.config.pod_cidrs_from_control {
+        asked = asked.with_pod_networks();
+    }
     Plane::new(plane, &shared.config.cluster, asked)?.follow(follower, &shared.telemetry).await
 }
 

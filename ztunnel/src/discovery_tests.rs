@@ -1,5 +1,6 @@
 use std::net::SocketAddr;
 use std::path::Path;
+use std::rc::Rc;
 use std::time::Duration;
 
 use chassis::Drain;
@@ -12,7 +13,8 @@ use net::netns::NetNs;
 use policy::{Connection, Subject, Verdict};
 use proxy::World;
 use telemetry::{Record, Telemetry};
-use tokio::net::TcpListener;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -21,12 +23,14 @@ use xds::server::{Authorise, Batch, Caller, Entry, Everybody, Grant, Server, Sto
 
 use super::*;
 use crate::budget::Budget;
-use crate::here::Shared;
+use crate::here::{Here, Shared, WorkerState};
 use crate::judge;
+use crate::outbound::outbound;
 use crate::pod::{Pod, PodInfo};
 
 /// Longer than any run of these tests should need; reached only when an event never comes.
 const PATIENCE: Duration = Duration::from_secs(20);
+const POD_NETWORKS: &str = "type.googleapis.com/culvert.network.v1.PodNetworks";
 const ADDRESS: &str = "type.googleapis.com/istio.workload.Address";
 const AUTHORIZATION: &str = "type.googleapis.com/istio.security.Authorization";
 
@@ -77,7 +81,7 @@ impl Plane {
         let tls = (made.cert.pem(), made.signing_key.serialize_pem());
         std::fs::write(folder.join("root.pem"), &tls.0).unwrap();
         std::fs::write(folder.join("token"), "open sesame\n").unwrap();
-        let store = Store::for_mesh();
+        let store = Store::new([POD_NETWORKS, AUTHORIZATION, ADDRESS]);
         let mut plane = Self {
             server: Server::new(store.clone(), Tokens("open sesame")),
             store,
@@ -130,6 +134,10 @@ impl Drop for Proxy {
 
 impl Proxy {
     fn start(plane: &Plane, folder: &Path) -> Self {
+        Self::start_with(plane, folder, "")
+    }
+
+    fn start_with(plane: &Plane, folder: &Path, more: &str) -> Self {
         let text = format!(
             "node: n1
 cluster: c1
@@ -142,6 +150,7 @@ xds:
   headers: {{ X-Extra: 'yes' }}
   metadata: {{ EXTRA: 7 }}
 ca: {{ address: 'https://127.0.0.1:1', rootFile: {root}, tokenFile: {token} }}
+{more}
 ",
             plane.address,
             root = folder.join("root.pem").display(),
@@ -149,9 +158,8 @@ ca: {{ address: 'https://127.0.0.1:1', rootFile: {root}, tokenFile: {token} }}
         );
         let config: Config = document::parse("test.yaml", &text).unwrap();
         let shared = Arc::new(Shared {
-            pod_networks: Vec::new(),
             pods: Arc::default(),
-            world: Arc::default(),
+            world: Arc::new(World::with_pod_networks(config.pod_networks())),
             identities: Manager::new(identity::Config::default(), Arc::new(NoSigner)),
             telemetry: Telemetry::new(telemetry::Config::default()),
             drain: Drain::new().signal(),
@@ -340,4 +348,72 @@ async fn a_plane_that_we_do_not_trust_is_not_listened_to() {
     std::fs::write(folder.path().join("root.pem"), &plane.tls.0).unwrap();
     timeout(PATIENCE, proxy.gate.ready()).await.expect("ready");
     assert!(proxy.knows("c1//Pod/shop/a"));
+}
+
+/// Puts the pod networks there; without blocks, something that cannot be read.
+fn networks(plane: &Plane, blocks: &[&str]) {
+    let mut entry = Entry::pod_networks(&blocks.iter().map(|b| b.parse().unwrap()).collect::<Vec<_>>());
+    if blocks.is_empty() {
+        entry.body = [0xff].into();
+    }
+    plane.store.apply(POD_NETWORKS, Batch { removals: Vec::new(), upserts: vec![entry] }).unwrap();
+}
+
+fn shown(world: &World) -> String {
+    world.pod_networks().iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+}
+
+#[tokio::test]
+async fn pod_networks_of_control_join_the_configured_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let plane = Plane::new(folder.path()).await;
+    networks(&plane, &["10.2.0.0/16"]);
+    let keys = "podCIDRs: [10.9.0.0/16]\npodCIDRsFromControl: true";
+    let proxy = Proxy::start_with(&plane, folder.path(), keys);
+    timeout(PATIENCE, proxy.gate.ready()).await.expect("ready");
+    assert_eq!(shown(&proxy.shared.world), "10.2.0.0/16 10.9.0.0/16");
+    networks(&plane, &["10.3.0.0/16", "fd00::/64"]);
+    proxy.until("the next ones", |w| shown(w) == "10.3.0.0/16 10.9.0.0/16 fd00::/64").await;
+    networks(&plane, &[]);
+    proxy.metric_comes("culvert_xds_rejected_resources 1.0").await;
+    assert_eq!(shown(&proxy.shared.world), "10.3.0.0/16 10.9.0.0/16 fd00::/64", "what was known stays");
+
+    // Not told that the control plane is Culvert's, it does not ask.
+    let stranger = Proxy::start(&plane, folder.path());
+    timeout(PATIENCE, stranger.gate.ready()).await.expect("ready");
+    assert_eq!(shown(&stranger.shared.world), "");
+}
+
+#[tokio::test]
+async fn an_unknown_address_in_a_network_of_control_is_held_and_refused_and_never_dialled() {
+    let folder = tempfile::tempdir().unwrap();
+    let plane = Plane::new(folder.path()).await;
+    let web = pod("shop", "web", 1);
+    plane.put(&Change { workloads: vec![web.clone()], ..Change::default() });
+    networks(&plane, &["127.77.0.0/16"]);
+    let proxy = Proxy::start_with(&plane, folder.path(), "podCIDRsFromControl: true");
+    timeout(PATIENCE, proxy.gate.ready()).await.expect("ready");
+
+    // Who would dial it comes to the listener that stands for port 15001 here.
+    let captured = TcpListener::bind("127.77.0.9:0").await.unwrap();
+    let mut app = TcpStream::connect(captured.local_addr().unwrap()).await.unwrap();
+    let (stream, _) = captured.accept().await.unwrap();
+    let info = PodInfo {
+        name: web.name.clone(),
+        namespace: web.namespace.clone(),
+        service_account: web.service_account.clone(),
+    };
+    let budget = Budget::new(crate::budget::Limits::default());
+    let pod = Pod::new(web.uid.clone(), info, NetNs::current().unwrap(), budget);
+    let worker = Rc::new(WorkerState::default());
+    let alive = worker.enter();
+    let here = Rc::new(Here::new(proxy.shared.clone(), worker, Arc::new(pod)));
+    tokio::select! {
+        () = outbound(here, stream, alive) => {}
+        dialled = captured.accept() => panic!("dialled in clear: {dialled:?}"),
+    }
+    let page = proxy.shared.telemetry.flows().since(0, 10);
+    let said = page.flows.iter().map(|f| f.error.clone().unwrap_or_default()).collect::<Vec<_>>();
+    assert!(said.len() == 1 && said[0].contains("127.77.0.9"), "{said:?}");
+    assert_eq!(app.read(&mut [0; 1]).await.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
 }

@@ -109,6 +109,7 @@ pub(crate) fn from_env(environment: &Environment, cpus: usize) -> Result<Config,
         // What Istio has no word for.
         otlp: None,
         pod_cidrs: Vec::new(),
+        pod_cidrs_from_control: false,
         unknown_pod_destination: UnknownPod::default(),
         pod_limits: PodLimits::default(),
         same_node: SameNode::default(),

@@ -10,7 +10,6 @@ use std::time::Duration;
 use chassis::drain;
 use hbone::{ClientLimits, Pool, ServerLimits};
 use identity::Manager;
-use mesh::addr::Cidr;
 use mesh::{Direction, OriginalDst, PeerAddr};
 use net::relay::Buffers;
 use net::{mark, socket};
@@ -33,7 +32,6 @@ const TAKEOVER: Duration = Duration::from_secs(2);
 /// What all workers share.
 pub(crate) struct Shared {
     pub(crate) config: Config,
-    pub(crate) pod_networks: Vec<Cidr>,
     pub(crate) world: Arc<World>,
     pub(crate) identities: Manager,
     pub(crate) telemetry: Telemetry,

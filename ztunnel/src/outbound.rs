@@ -142,8 +142,9 @@ async fn resolve(here: &Here, source: &Workload, original: OriginalDst) -> Resul
     let shared = &here.shared;
     let random = rand::random();
     let ask = || {
-        let query = Query { source, destination: original, pod_cidrs: &shared.pod_networks, random };
-        shared.world.directory().resolve(&query)
+        let directory = shared.world.directory();
+        let query = Query { source, destination: original, pod_cidrs: &shared.world.pod_networks(), random };
+        directory.resolve(&query)
     };
     match ask() {
         Err(Unresolved::UnknownPod { .. }) => {

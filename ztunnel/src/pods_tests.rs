@@ -56,7 +56,6 @@ fn shared(authority: Authority, known: usize) -> (Arc<Shared>, Arc<Pods>) {
     let config: Config = document::parse("test.yaml", config).unwrap();
     let pods = Arc::new(Pods::default());
     let shared = Shared {
-        pod_networks: Vec::new(),
         pods: pods.clone(),
         world: Arc::default(),
         identities: Manager::new(identity::Config::default(), Arc::new(authority)),

@@ -73,9 +73,13 @@ pub(crate) struct Mesh {
     /// Namespace of policies for the whole mesh; the release's namespace when empty.
     pub(crate) root_namespace: String,
     /// Addresses of pods, such as `10.244.0.0/16`. A destination in here that discovery does not know is refused rather than
-    /// reached in clear. Empty: reached in clear, as Istio does (`culvert check` warns).
+    /// reached in clear. Empty: what nodes say, if the next key says so.
     #[serde(rename = "podCIDRs")]
     pub(crate) pod_cidrs: Vec<String>,
+    /// While `podCIDRs` is empty, take `spec.podCIDRs` of the Nodes for it. Not every network plug-in gives pods addresses of
+    /// these blocks; without any block an unknown address is reached in clear, as Istio does (`culvert check` warns).
+    #[serde(rename = "podCIDRsFromNodes")]
+    pub(crate) pod_cidrs_from_nodes: bool,
     /// How two pods of one node talk: by mutual TLS, or directly after both certificates and policy were checked.
     pub(crate) same_node: SameNode,
     /// Names of the mesh are answered on the node; others are forwarded.

@@ -7,7 +7,7 @@ use kubernetes::object::crds;
 use x509_parser::pem::Pem;
 
 use super::facts::{Facts, ROOTS};
-use super::{Line, State, waypoints};
+use super::{Line, State, networks, waypoints};
 use crate::enroll;
 
 /// Oldest Kubernetes that has what we use: sidecar containers aside, server-side apply and bound tokens with node claims
@@ -46,7 +46,7 @@ pub(crate) fn judge(facts: &Facts, pre: bool) -> Vec<Line> {
         lines.extend(facts.nodes.iter().flat_map(|node| programs(node, facts)));
         lines.push(versions(facts));
         lines.extend(roots(facts));
-        lines.push(pod_networks(facts));
+        lines.push(networks::line(facts));
         lines.extend(enrolled(facts));
         lines.extend(tunnels(facts));
     }
@@ -327,19 +327,6 @@ fn expiry(pem: &str) -> Line {
 
 fn facts_now() -> i64 {
     Timestamp::now().as_second()
-}
-
-fn pod_networks(facts: &Facts) -> Line {
-    let id = "mesh.podcidrs";
-    let config = facts.proxy_config.as_deref().unwrap_or_default();
-    match config.lines().any(|line| line.trim() == "podCIDRs: []") || config.is_empty() {
-        false => ok(id, "an address of a pod that discovery does not know is refused"),
-        true => warn(
-            id,
-            "mesh.podCIDRs is empty: an address of a pod that discovery does not know is reached in clear",
-            "culvert install --set mesh.podCIDRs={10.244.0.0/16}, with your cluster's pod network",
-        ),
-    }
 }
 
 /// Pods that should be captured and are not.

@@ -64,13 +64,11 @@ fn what_is_wrong_with_a_cluster_is_named_with_a_remedy() {
 
 #[test]
 fn an_installation_that_is_not_there_fails_in_each_of_its_parts() {
-    let facts = well();
     for id in ["ca.ready", "control.ready", "node.agent", "node.proxy", "ca.roots"] {
         let mut facts = well();
         facts.namespaces = vec![of(json!({"metadata": {"name": "shop"}}))];
         assert_eq!(line(&facts, false, id).state, State::Fail, "{id}");
     }
-    assert_eq!(line(&facts, false, "mesh.podcidrs").state, State::Warn);
     let mut facts = well();
     facts.definitions.as_mut().map(std::collections::BTreeSet::pop_first);
     assert_eq!(line(&facts, false, "cluster.crds").state, State::Fail);
@@ -120,4 +118,27 @@ fn a_cni_configuration_that_was_overwritten_is_named() {
     facts.agents.insert("n1".to_owned(), json!({"host": {"cni": "taken out of 10-calico.conflist"}}));
     let line = line(&facts, false, "node.cni");
     assert!(line.state == State::Fail && line.what.contains("10-calico"), "{line:?}");
+}
+
+#[test]
+fn a_pod_network_that_nobody_says_is_missed() {
+    let with = |config: &str, cidrs: Value| {
+        let mut facts = well();
+        let named: Node = of(json!({"metadata": {"name": "n2"}, "spec": {"podCIDRs": ["10.0.2.0/24"]}}));
+        facts.nodes = vec![of(json!({"metadata": {"name": "n1"}, "spec": {"podCIDRs": cidrs}})), named];
+        facts.proxy_config = Some(config.to_owned());
+        line(&facts, false, "mesh.podcidrs")
+    };
+    let (given, none) = ("    podCIDRs: [\"10.0.0.0/8\"]\n", "    podCIDRs: []\n");
+    let asked = format!("{none}    podCIDRsFromControl: true\n");
+    let off = format!("{none}    podCIDRsFromControl: false\n");
+    assert_eq!(with(given, json!([])).state, State::Ok);
+    assert_eq!(with(&asked, json!(["10.0.1.0/24"])).state, State::Ok);
+    let missing = with(&asked, json!([]));
+    assert!(missing.state == State::Warn && missing.what.contains("n1 have no spec.podCIDRs"), "{missing:?}");
+    assert!(missing.remedy.contains("mesh.podCIDRs="), "{missing:?}");
+    for config in [&off, none] {
+        assert_eq!(with(config, json!(["10.0.1.0/24"])).state, State::Warn, "{config}");
+    }
+    assert_eq!(line(&well(), false, "mesh.podcidrs").state, State::Warn, "there is no proxy");
 }

@@ -18,6 +18,7 @@ struct Site {
     proxies: Proxies,
     gate: Gate,
     published: watch::Receiver<Option<Published>>,
+    networks: watch::Receiver<Vec<Cidr>>,
     words: mpsc::UnboundedReceiver<Words>,
     metrics: Metrics,
 }
@@ -29,11 +30,12 @@ fn site() -> Site {
     let (metrics, gate, store) = (Metrics::new(), Gate::new(), store());
     let proxies = Proxies::new(Account::parse("culvert-system/ztunnel"));
     let published = Arc::new(watch::Sender::default());
+    let networks = Arc::new(watch::Sender::default());
     let sinks = Sinks {
         store: store.clone(),
         proxies: proxies.clone(),
         words,
-        pod_cidrs: Arc::default(),
+        pod_cidrs: networks.clone(),
         published: published.clone(),
         outside: Outside::default(),
         ready: gate.condition("objects"),
@@ -41,7 +43,8 @@ fn site() -> Site {
     };
     let pace = Pace { debounce: Duration::from_millis(1), batch: 100 };
     tokio::spawn(Apply::new(World::new(Settings::default()), sinks, pace).run(fed, asked));
-    Site { feed, asks, store, proxies, gate, published: published.subscribe(), words: said, metrics }
+    let (published, networks) = (published.subscribe(), networks.subscribe());
+    Site { feed, asks, store, proxies, gate, published, networks, words: said, metrics }
 }
 
 fn object(kind: Kind, object: &Value) -> Feed {
@@ -128,4 +131,40 @@ async fn an_object_that_cannot_be_read_goes_and_its_owner_hears_of_it() {
         }
     };
     assert_eq!(timeout(SOON, words).await.unwrap(), key);
+}
+
+/// What node proxies are told of the pod network.
+fn told(site: &Site) -> Option<Vec<String>> {
+    let entry = site.store.entries(POD_NETWORKS_TYPE).unwrap().pop()?;
+    assert_eq!(&*entry.name, proto::POD_NETWORKS_NAME);
+    let any = prost_types::Any { type_url: POD_NETWORKS_TYPE.into(), value: entry.body.to_vec() };
+    let resource = proto::discovery::Resource {
+        name: entry.name.to_string(),
+        resource: Some(any),
+        ..proto::discovery::Resource::default()
+    };
+    Some(xds::convert::pod_networks_from_resource(&resource).unwrap().iter().map(ToString::to_string).collect())
+}
+
+#[tokio::test]
+async fn node_proxies_are_told_the_pod_network_as_nodes_come_and_go() {
+    let mut site = site();
+    let node = |name: &str, block: &str| {
+        object(Kind::Node, &json!({"metadata": {"name": name}, "spec": {"podCIDRs": [block]}}))
+    };
+    list(&site, &Kind::ALL).await;
+    timeout(SOON, site.gate.ready()).await.unwrap();
+    assert_eq!(told(&site), None, "no node, no network");
+    let steps = [
+        (node("n1", "10.244.0.0/24"), vec!["10.244.0.0/24"]),
+        (node("n2", "10.244.1.0/24"), vec!["10.244.0.0/23"]),
+        (node("n3", "10.244.9.0/24"), vec!["10.244.0.0/23", "10.244.9.0/24"]),
+        (Feed::Remove(Key::new(Kind::Node, "", "n1")), vec!["10.244.1.0/24", "10.244.9.0/24"]),
+    ];
+    for (feed, wanted) in steps {
+        site.networks.mark_unchanged();
+        site.feed.send(feed).await.unwrap();
+        timeout(SOON, site.networks.changed()).await.unwrap().unwrap();
+        assert_eq!(told(&site).unwrap(), wanted);
+    }
 }

@@ -172,7 +172,8 @@ async fn a_waypoint_gets_what_is_bound_to_its_gateway_and_addresses_by_name() {
     let grant = judge(&site, &as_waypoint(&site, "wp-1", "wp")).await.unwrap();
     assert!(grant.wildcard(ROUTING_TYPE) && !grant.on_demand(ROUTING_TYPE));
     assert!(grant.on_demand(ADDRESS_TYPE) && !grant.wildcard(ADDRESS_TYPE));
-    let policies = proto::AUTHORIZATION_TYPE;
+    let (policies, networks) = (proto::AUTHORIZATION_TYPE, proto::POD_NETWORKS_TYPE);
+    assert!(!grant.wildcard(networks) && !grant.on_demand(networks) && !grant.sees(networks, &routing(&["wp"])));
     assert!(!grant.wildcard(policies) && !grant.on_demand(policies) && !grant.sees(policies, &routing(&["wp"])));
     assert!(grant.sees(ROUTING_TYPE, &routing(&["wp"])) && grant.sees(ROUTING_TYPE, &routing(&["x", "wp"])));
     assert!(!grant.sees(ROUTING_TYPE, &routing(&["x"])) && !grant.sees(ROUTING_TYPE, &routing(&[])));
@@ -180,6 +181,7 @@ async fn a_waypoint_gets_what_is_bound_to_its_gateway_and_addresses_by_name() {
     assert!(!grant.sees(ROUTING_TYPE, &other), "a Gateway of that name in another namespace");
     // A node proxy is no waypoint.
     let node = judge(&site, &client("good", ID, SAYS)).await.unwrap();
+    assert!(node.wildcard(networks) && node.sees(networks, &routing(&[])));
     assert!(!node.wildcard(ROUTING_TYPE) && !node.on_demand(ROUTING_TYPE) && !node.whole(ROUTING_TYPE));
     assert!(!node.sees(ROUTING_TYPE, &routing(&["wp"])) && node.sees(ADDRESS_TYPE, &routing(&["wp"])));
 

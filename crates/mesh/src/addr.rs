@@ -132,6 +132,32 @@ impl Cidr {
         self.len
     }
 
+    /// The same addresses in as few blocks as possible, sorted: no block lies in another, and halves of a block are that block.
+    /// The /24s that nodes give their pods from one network become that network again.
+    pub fn merged(blocks: impl IntoIterator<Item = Self>) -> Vec<Self> {
+        let mut sorted: Vec<Self> = blocks.into_iter().collect();
+        // A block stands right before all that lie in it.
+        sorted.sort_unstable();
+        let mut merged: Vec<Self> = Vec::new();
+        for mut block in sorted {
+            if merged.last().is_some_and(|last| last.contains(block.addr)) {
+                continue;
+            }
+            while let Some(whole) = merged.last().and_then(|last| last.whole_with(block)) {
+                merged.pop();
+                block = whole;
+            }
+            merged.push(block);
+        }
+        merged
+    }
+
+    /// The block of which the two are the halves, if they are; `self` is not `other`.
+    fn whole_with(self, other: Self) -> Option<Self> {
+        let parent = |of: Self| Self::new(of.addr, of.len.checked_sub(1)?).ok();
+        parent(self).filter(|whole| self.len == other.len && parent(other) == Some(*whole))
+    }
+
     /// Whether the address lies in the block. Families never match each other; v4-mapped counts as IPv4.
     pub fn contains(self, ip: IpAddr) -> bool {
         let ip = canonical(ip);
@@ -179,6 +205,21 @@ mod tests {
         assert!(all.contains("fd00::1".parse().unwrap()));
         assert!(!all.contains("1.2.3.4".parse().unwrap()));
         assert!("0.0.0.0/0".parse::<Cidr>().unwrap().contains("9.9.9.9".parse().unwrap()));
+    }
+
+    #[test]
+    fn blocks_are_merged_into_the_fewest_that_hold_the_same_addresses() {
+        let merged = |texts: &[&str]| {
+            let blocks = texts.iter().map(|t| t.parse::<Cidr>().unwrap());
+            Cidr::merged(blocks).iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(merged(&[]), [""; 0]);
+        assert_eq!(merged(&["10.0.2.0/24", "10.0.0.0/24", "10.0.3.0/24", "10.0.1.0/24"]), ["10.0.0.0/22"]);
+        assert_eq!(merged(&["10.0.1.0/24", "10.0.2.0/24"]), ["10.0.1.0/24", "10.0.2.0/24"], "no halves of one block");
+        assert_eq!(merged(&["10.0.0.0/16", "10.0.7.0/24", "10.0.0.0/24", "10.0.0.0/16"]), ["10.0.0.0/16"]);
+        assert_eq!(merged(&["fd00:1::/64", "10.9.0.0/16", "fd00::/64"]), ["10.9.0.0/16", "fd00::/64", "fd00:1::/64"]);
+        assert_eq!(merged(&["128.0.0.0/1", "0.0.0.0/1", "::/0"]), ["0.0.0.0/0", "::/0"]);
+        assert_eq!(merged(&["0.0.0.0/0", "::/0", "10.0.0.1"]), ["0.0.0.0/0", "::/0"]);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use directory::{Directory, Snapshot};
 use mesh::Workload;
+use mesh::addr::Cidr;
 use mesh::authz::Scope;
 use policy::PolicySet;
 use tokio::sync::watch;
@@ -23,6 +24,9 @@ pub struct World {
     policies: ArcSwap<PolicySet>,
     /// By policy key: why the policy could not be understood, for those that a stand-in holds the place of.
     stand_ins: ArcSwap<BTreeMap<Arc<str>, Arc<str>>>,
+    /// Addresses of pods: what was configured and what discovery says, merged.
+    pod_networks: ArcSwap<Vec<Cidr>>,
+    configured: Vec<Cidr>,
     /// Counts every change.
     version: watch::Sender<u64>,
     /// Counts the changes that can take a permit away: policies, and the policies that a workload names.
@@ -40,7 +44,14 @@ impl Default for World {
 impl World {
     /// A world that knows nobody and has no policy.
     pub fn new() -> Self {
+        Self::with_pod_networks(Vec::new())
+    }
+
+    /// The same, for somebody who was told addresses of pods. They stay, whatever discovery says.
+    pub fn with_pod_networks(configured: Vec<Cidr>) -> Self {
         Self {
+            pod_networks: ArcSwap::from_pointee(Cidr::merged(configured.iter().copied())),
+            configured,
             directory: Directory::new(),
             policies: ArcSwap::from_pointee(PolicySet::default()),
             stand_ins: ArcSwap::default(),
@@ -93,6 +104,12 @@ impl World {
             policies.insert(policy);
             stand_ins.insert(key, reason);
         }
+        // Before the directory: an address that a workload leaves must not look like a stranger's.
+        if let Some(blocks) = change.pod_networks {
+            let all = Cidr::merged(self.configured.iter().copied().chain(blocks));
+            tracing::info!(blocks = %all.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "), "pod network");
+            self.pod_networks.store(Arc::new(all));
+        }
         // Policies first: a workload that names a new policy must never be seen without it (discovery.md 6.3).
         self.policies.store(Arc::new(policies));
         self.stand_ins.store(Arc::new(stand_ins));
@@ -109,6 +126,11 @@ impl World {
     /// Who is where, at this moment.
     pub fn directory(&self) -> Arc<Snapshot> {
         self.directory.load()
+    }
+
+    /// Addresses of pods, at this moment. Load the directory before: what has left it lies in the networks that are loaded then.
+    pub fn pod_networks(&self) -> Arc<Vec<Cidr>> {
+        self.pod_networks.load_full()
     }
 
     /// The policies in force.

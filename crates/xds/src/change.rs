@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use mesh::addr::Cidr;
 use mesh::authz::Authorization;
 use mesh::{Service, Workload};
 use proto::routing;
@@ -31,6 +32,8 @@ pub struct Change {
     pub removed_routing: Vec<Arc<str>>,
     /// Routing of services that is new or different.
     pub routing: Vec<Routing>,
+    /// Which addresses are pods', if that is different: all blocks.
+    pub pod_networks: Option<Vec<Cidr>>,
     /// Names asked for on demand that this change answers; a name whose resource is not there after the change does not
     /// exist.
     pub answered: Vec<Arc<str>>,

@@ -54,6 +54,15 @@ impl ClientConfig {
         Self::of(node, vec![addresses, policies])
     }
 
+    /// Which addresses are pods', too: for a control plane that is Culvert's, as others end the stream of who asks for a type that
+    /// they do not know. First of all, so that no address is taken for a stranger's because its network came later.
+    #[must_use]
+    pub fn with_pod_networks(mut self) -> Self {
+        let networks = Subscription { type_url: proto::POD_NETWORKS_TYPE, mode: Mode::Wildcard };
+        self.subscriptions.insert(0, networks);
+        self
+    }
+
     /// What a waypoint asks for: the routing of all services that are bound to it, and the addresses that it asks for by
     /// name.
     pub fn waypoint(node: Node) -> Self {

@@ -8,6 +8,7 @@
 mod authorization;
 mod common;
 mod egress;
+mod network;
 mod service;
 mod stand_in;
 mod texts;
@@ -29,6 +30,7 @@ use proto::{ADDRESS_TYPE, AUTHORIZATION_TYPE, ROUTING_TYPE};
 use crate::change::Routing;
 
 pub use authorization::{authorization_from_wire, authorization_to_wire};
+pub use network::{pod_networks_from_resource, pod_networks_to_wire};
 pub use service::{service_from_wire, service_to_wire};
 pub use stand_in::stand_in;
 pub(crate) use texts::Texts;

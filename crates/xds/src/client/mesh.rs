@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
-use proto::{ADDRESS_TYPE, AUTHORIZATION_TYPE, ROUTING_TYPE};
+use proto::{ADDRESS_TYPE, AUTHORIZATION_TYPE, POD_NETWORKS_NAME, POD_NETWORKS_TYPE, ROUTING_TYPE};
 use tokio::sync::mpsc;
 
 use super::{Handler, Rejection, Stopped, Update};
-use crate::convert::{Address, Texts, address_with, authorization_from_resource, routing_from_resource, stand_in};
+use crate::convert::{
+    Address, Texts, address_with, authorization_from_resource, pod_networks_from_resource, routing_from_resource,
+    stand_in,
+};
 use crate::{Change, Pieces, StandIn};
 
 /// Converts each update and hands it to whoever keeps the world, who may let it wait.
@@ -37,6 +40,7 @@ pub fn to_change(update: Update) -> (Change, Vec<Rejection>) {
                 Address::Workload(w) => change.workloads.push(w),
             }),
             AUTHORIZATION_TYPE => authorization_from_resource(resource).map(|p| change.policies.push(p)),
+            POD_NETWORKS_TYPE => pod_networks_from_resource(resource).map(|all| change.pod_networks = Some(all)),
             ROUTING_TYPE => routing_from_resource(resource).map(|r| change.routing.push(r)),
             other => Err(crate::convert::Reason::Type(other.to_owned())),
         };
@@ -52,6 +56,12 @@ pub fn to_change(update: Update) -> (Change, Vec<Rejection>) {
     let removals: Vec<Arc<str>> = update.removals;
     match update.type_url {
         AUTHORIZATION_TYPE => change.removed_policies = removals,
+        // There is one, so what came in the same response is newer than its removal. One that was refused leaves what was known.
+        POD_NETWORKS_TYPE => {
+            if update.upserts.is_empty() && removals.iter().any(|name| **name == *POD_NETWORKS_NAME) {
+                change.pod_networks = Some(Vec::new());
+            }
+        }
         ROUTING_TYPE => change.removed_routing = removals,
         _ => change.removed = removals,
     }

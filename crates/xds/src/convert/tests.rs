@@ -6,6 +6,7 @@ use prost::Message;
 use prost_types::Any;
 use proto::security as wire_sec;
 use proto::workload as wire;
+use proto::{POD_NETWORKS_NAME, POD_NETWORKS_TYPE};
 
 use super::arbitrary::{authorization, service, workload};
 use super::*;
@@ -31,12 +32,13 @@ proptest! {
 
     #[test]
     fn any_bytes_are_read_or_refused_and_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-        for type_url in [ADDRESS_TYPE, AUTHORIZATION_TYPE] {
+        for type_url in [ADDRESS_TYPE, AUTHORIZATION_TYPE, POD_NETWORKS_TYPE] {
             let any = Any { type_url: type_url.into(), value: bytes.clone() };
             let resource = Resource { name: "x".into(), resource: Some(any), ..Default::default() };
             // Names of random content do not fit, so both must refuse.
             prop_assert!(address_from_resource(&resource).is_err());
             prop_assert!(authorization_from_resource(&resource).is_err());
+            prop_assert!(pod_networks_from_resource(&resource).is_err());
         }
     }
 }
@@ -207,4 +209,45 @@ fn what_a_workload_may_dial_is_understood_or_the_workload_is_refused() {
     );
     let empty = wire::Extension { name: proto::EGRESS_EXTENSION.into(), config: None };
     assert_eq!(broken(empty), "extensions[culvert.dev/egress].config: missing");
+}
+
+fn networks(blocks: &[(&[u8], u32)]) -> Resource {
+    let block = |(address, length): &(&[u8], u32)| proto::network::Block { address: address.to_vec(), length: *length };
+    let value = proto::network::PodNetworks { blocks: blocks.iter().map(block).collect() }.encode_to_vec();
+    let any = Any { type_url: POD_NETWORKS_TYPE.into(), value };
+    Resource { name: POD_NETWORKS_NAME.into(), resource: Some(any), ..Default::default() }
+}
+
+#[test]
+fn pod_networks_survive_the_wire_and_are_taken_whole_or_not_at_all() {
+    let blocks: Vec<mesh::addr::Cidr> = ["10.1.0.0/16", "fd00:1::/64"].map(|t| t.parse().unwrap()).to_vec();
+    let entry = crate::server::Entry::pod_networks(&blocks);
+    let any = Any { type_url: POD_NETWORKS_TYPE.into(), value: entry.body.to_vec() };
+    let resource = Resource { name: entry.name.to_string(), resource: Some(any), ..Default::default() };
+    assert_eq!(pod_networks_from_resource(&resource).unwrap(), blocks);
+    assert_eq!(pod_networks_from_resource(&networks(&[])).unwrap(), []);
+    let wrong = |blocks: &[(&[u8], u32)]| pod_networks_from_resource(&networks(blocks)).unwrap_err().to_string();
+    assert_eq!(
+        wrong(&[(&[10, 0, 0, 0], 8), (&[10, 0, 0], 8)]),
+        "blocks[1]: an address has 4 or 16 bytes, this one has 3"
+    );
+    assert_eq!(wrong(&[(&[10, 0, 0, 0], 33)]), "blocks[0]: a prefix of 33 bits does not fit 10.0.0.0");
+    let other = Resource { name: "services".into(), ..networks(&[]) };
+    assert!(pod_networks_from_resource(&other).unwrap_err().to_string().contains("\"services\""));
+}
+
+#[test]
+fn pod_networks_that_are_refused_leave_what_was_known() {
+    use crate::client::{Update, to_change};
+    let update = |upserts: Vec<Resource>, removals: Vec<Arc<str>>| {
+        to_change(Update { type_url: POD_NETWORKS_TYPE, upserts, removals, answered: vec![], synced: true })
+    };
+    let (change, rejected) = update(vec![networks(&[(&[10, 0, 0, 0], 8)])], vec![]);
+    assert_eq!((change.pod_networks.map(|n| n.len()), rejected.len(), change.synced), (Some(1), 0, true));
+    for removals in [vec![], vec![POD_NETWORKS_NAME.into()]] {
+        let (change, rejected) = update(vec![networks(&[(&[10], 8)])], removals);
+        assert_eq!((change.pod_networks, rejected.len(), change.synced), (None, 1, false));
+    }
+    assert_eq!(update(vec![], vec![POD_NETWORKS_NAME.into()]).0.pod_networks, Some(Vec::new()));
+    assert_eq!(update(vec![], vec!["x".into()]).0.pod_networks, None);
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use prost::Message;
-use proto::{ADDRESS_TYPE, AUTHORIZATION_TYPE};
+use proto::{ADDRESS_TYPE, AUTHORIZATION_TYPE, POD_NETWORKS_NAME};
 use tokio::sync::watch;
 
 use super::table::Table;
@@ -53,6 +53,12 @@ impl Entry {
     pub fn authorization(a: &mesh::authz::Authorization) -> Self {
         let body = convert::authorization_to_wire(a).encode_to_vec().into();
         Self { name: a.key().into(), aliases: Vec::new(), comes_with: Vec::new(), body }
+    }
+
+    /// Which addresses are pods', as the one resource of type [`proto::POD_NETWORKS_TYPE`].
+    pub fn pod_networks(blocks: &[mesh::addr::Cidr]) -> Self {
+        let body = convert::pod_networks_to_wire(blocks).encode_to_vec().into();
+        Self { name: POD_NETWORKS_NAME.into(), aliases: Vec::new(), comes_with: Vec::new(), body }
     }
 }
 

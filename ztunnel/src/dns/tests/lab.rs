@@ -150,7 +150,6 @@ impl Lab {
         let telemetry = Telemetry::new(telemetry::Config::default());
         let names = Names::new(&config, &telemetry).unwrap().map(Arc::new);
         let shared = Arc::new(here::Shared {
-            pod_networks: Vec::new(),
             pods: Arc::default(),
             world: Arc::default(),
             identities: Manager::new(identity::Config::default(), Arc::new(NoSigner)),

@@ -1,5 +1,5 @@
 use proto::discovery::DeltaDiscoveryRequest;
-use proto::{ADDRESS_TYPE, AUTHORIZATION_TYPE, ROUTING_TYPE};
+use proto::{ADDRESS_TYPE, AUTHORIZATION_TYPE, POD_NETWORKS_TYPE, ROUTING_TYPE};
 
 use super::super::tests::{node, resource, response};
 use super::super::{ClientConfig, Rejection};
@@ -65,6 +65,23 @@ fn what_is_applied_is_held_and_named_after_a_reconnect() {
     assert!(m.conclude(ADDRESS_TYPE, &[]).is_some());
     assert!(m.conclude(ADDRESS_TYPE, &[]).is_none(), "answered once");
     assert_eq!(m.receive(response("x", "1", vec![], &[])), Err(Unexpected::Type("x".into())));
+}
+
+#[test]
+fn pod_networks_are_asked_for_only_where_told_to_before_everything_else_and_waited_for_once() {
+    let asked = ClientConfig::ztunnel(node(), false).with_pod_networks().subscriptions;
+    let mut m = Machine::new(node(), &asked);
+    let types: Vec<_> = m.connect().into_iter().map(|r| r.type_url).collect();
+    assert_eq!(types, [POD_NETWORKS_TYPE, ADDRESS_TYPE, AUTHORIZATION_TYPE]);
+    for type_url in [ADDRESS_TYPE, AUTHORIZATION_TYPE] {
+        m.receive(response(type_url, "1", vec![], &[])).unwrap();
+        m.conclude(type_url, &[]).unwrap();
+    }
+    assert_eq!(m.waiting_for(), [POD_NETWORKS_TYPE]);
+    assert!(m.receive(response(POD_NETWORKS_TYPE, "2", vec![], &[])).unwrap().synced, "no network is an answer");
+    m.conclude(POD_NETWORKS_TYPE, &[]).unwrap();
+    m.disconnect();
+    assert!(m.waiting_for().is_empty());
 }
 
 #[test]
