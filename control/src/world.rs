@@ -12,6 +12,7 @@ mod index;
 mod layer7;
 mod mark;
 mod output;
+mod pod_network;
 mod publish;
 mod settings;
 mod state;

@@ -21,6 +21,9 @@ pub struct Service {
     pub external_name: bool,
     /// Cluster addresses; none for a headless service.
     pub vips: Vec<IpAddr>,
+    /// Addresses of its load balancer at which the cluster itself answers: not those with `ipMode: Proxy`, which
+    /// Kubernetes leads to the load balancer from everywhere.
+    pub balanced: Vec<IpAddr>,
     /// Its ports.
     pub ports: Vec<ServicePort>,
     /// Labels of its pods; `None` when it selects none and slices are written by others.
@@ -91,6 +94,7 @@ impl From<&v1::Service> for Service {
         Self {
             external_name: spec.type_.as_deref() == Some("ExternalName"),
             vips: vips(&spec, &mut faults),
+            balanced: balanced(service, &mut faults),
             ports: ports(&spec, &mut faults),
             selector: Some(Labels::new(selector)).filter(|s| !s.is_empty()),
             publish_not_ready: spec.publish_not_ready_addresses.unwrap_or_default(),
@@ -136,6 +140,32 @@ fn vips(spec: &v1::ServiceSpec, faults: &mut Faults) -> Vec<IpAddr> {
                 format!("spec.clusterIPs[{i}]"),
                 format!("{} is not an address, so it is left out", shown(text)),
                 "delete and create the service again",
+            ),
+        }
+    }
+    found
+}
+
+/// `status.loadBalancer.ingress[].ip`, without those that are cluster addresses too.
+fn balanced(service: &v1::Service, faults: &mut Faults) -> Vec<IpAddr> {
+    let spec = service.spec.as_ref();
+    let balancer = service.status.as_ref().and_then(|s| s.load_balancer.as_ref());
+    // What is left there of a service that has another type now is nobody's word.
+    let balancer = balancer.filter(|_| spec.is_some_and(|s| s.type_.as_deref() == Some("LoadBalancer")));
+    let cluster: Vec<&str> = spec.iter().flat_map(|s| s.cluster_ips.iter().flatten().map(String::as_str)).collect();
+    let mut found = Vec::new();
+    for (i, ingress) in balancer.and_then(|b| b.ingress.as_ref()).into_iter().flatten().enumerate() {
+        let proxied = ingress.ip_mode.as_deref() == Some("Proxy");
+        let Some(text) = ingress.ip.as_deref().filter(|t| !t.is_empty() && !proxied && !cluster.contains(t)) else {
+            continue;
+        };
+        match text.parse().map(canonical) {
+            Ok(ip) if found.contains(&ip) => {}
+            Ok(ip) => found.push(ip),
+            Err(_) => faults.add(
+                format!("status.loadBalancer.ingress[{i}].ip"),
+                format!("{} is not an address, so it is left out", shown(text)),
+                "repair the load balancer that reported it",
             ),
         }
     }

@@ -81,11 +81,13 @@ impl State {
             (p.port, target)
         });
         let protocols = service.ports.iter().map(|p| (p.port, p.protocol));
+        // After the cluster's own: names are answered with those.
+        let balanced = service.balanced.iter().filter(|ip| self.balanced(&key, **ip));
         Service {
             name: service.meta.name.clone(),
             namespace: service.meta.namespace.clone(),
             hostname: self.host_of(service),
-            vips: service.vips.iter().map(|ip| self.address(*ip)).collect(),
+            vips: service.vips.iter().chain(balanced).map(|ip| self.address(*ip)).collect(),
             ports: PortMap(ports.collect()),
             app_protocols: said(protocols),
             waypoint,
@@ -103,7 +105,7 @@ impl State {
         let binding = binding.ok().flatten();
         let mut vips = Vec::new();
         let mut cidr_vips = Vec::new();
-        for block in &entry.addresses {
+        for block in entry.addresses.iter().filter(|b| self.of_pods(**b).is_none()) {
             if *block != Cidr::host(block.addr()) {
                 cidr_vips.push(CidrVip { network: self.settings.network.clone(), cidr: *block });
             } else if self.stronger(entry, block.addr(), false).is_none() {

@@ -96,7 +96,16 @@ impl State {
 
     fn of_service(&self, key: &Key, service: &Service) -> Option<Status> {
         let mut conditions = Vec::new();
-        conditions.extend(accepted(&service.faults, !service.ports.is_empty()));
+        let mut faults = service.faults.clone();
+        for ip in &service.balanced {
+            let Some(other) = self.sharing(key, *ip) else { continue };
+            faults.add(
+                "status.loadBalancer.ingress",
+                format!("{ip} is also an address of {other}, so pods that dial it are led to neither by the mesh"),
+                "give each its own address, or dial the service's name",
+            );
+        }
+        conditions.extend(accepted(&faults, !service.ports.is_empty()));
         if !service.external_name {
             conditions.extend(self.waypoint_conditions(key, &self.service_binding(service)));
         }
@@ -194,7 +203,9 @@ impl State {
                 );
             }
         }
-        for block in entry.addresses.iter().filter(|b| **b == Cidr::host(b.addr())) {
+        self.over_pods(entry, faults);
+        let single = |b: &&Cidr| **b == Cidr::host(b.addr()) && self.of_pods(**b).is_none();
+        for block in entry.addresses.iter().filter(single) {
             let ip = block.addr();
             let others = || self.vips.of(&ip).iter().filter(|k| *k != key);
             if let Some(other) = self.stronger(entry, ip, false) {
@@ -210,6 +221,27 @@ impl State {
                         "{ip} is also an address of {other}: which of the two a client reaches depends on its namespace"
                     ),
                     "give each its own address",
+                );
+            }
+        }
+    }
+
+    /// Addresses and blocks in which pods are.
+    fn over_pods(&self, entry: &ServiceEntry, faults: &mut Faults) {
+        for block in &entry.addresses {
+            let host = *block == Cidr::host(block.addr());
+            if let Some(why) = self.of_pods(*block) {
+                let shown = if host { block.addr().to_string() } else { block.to_string() };
+                faults.add(
+                    "spec.addresses",
+                    format!("{shown} {why}, so it is left out"),
+                    "write an address that is no pod's; to lead clients to pods, use a Service",
+                );
+            } else if let Some(pods) = self.pods_within(*block).filter(|_| !host) {
+                faults.add(
+                    "spec.addresses",
+                    format!("{block} has the pod network {pods} in it: pods are reached as pods, not by this entry"),
+                    "write blocks without pods; Istio's ztunnel, if there is one, puts the entry first",
                 );
             }
         }

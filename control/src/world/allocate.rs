@@ -12,7 +12,7 @@ use mesh::addr::Cidr;
 
 use super::index::Name;
 use super::state::State;
-use crate::object::{Key, Kind, ServiceEntry};
+use crate::object::{Key, Kind, Service, ServiceEntry};
 
 /// Addresses by host, in the order of hosts.
 pub(crate) type Addresses = Vec<(Arc<str>, IpAddr)>;
@@ -104,17 +104,19 @@ impl State {
 
     /// Addresses in a host's status that the entry may keep.
     pub(crate) fn kept(&self, entry: &ServiceEntry, host: &str) -> Vec<IpAddr> {
-        entry.given(host).filter(|ip| self.stronger(entry, *ip, true).is_none()).collect()
+        let free = |ip: &IpAddr| self.stronger(entry, *ip, true).is_none() && self.of_pods(Cidr::host(*ip)).is_none();
+        entry.given(host).filter(free).collect()
     }
 
     /// Who claims an address with more right than an entry that was given it (`given`) or has it written: Kubernetes'
-    /// services have most, written addresses come before given ones, and among equals the older object is first. Two
+    /// services have most (pods' own addresses are [`State::of_pods`]), written addresses come before given ones, and among equals the older object is first. Two
     /// entries that have the same address *written* both keep it: a namespace may see a host of its own in that way.
     pub(crate) fn stronger(&self, entry: &ServiceEntry, ip: IpAddr, given: bool) -> Option<&Key> {
         let own = entry.meta.key(Kind::ServiceEntry);
         self.vips.of(&ip).iter().filter(|k| **k != own).find(|k| {
             if k.kind == Kind::Service {
-                return true;
+                let has = |s: &Arc<Service>| s.vips.contains(&ip) || self.balanced(k, ip);
+                return self.services.get(&k.namespace, &k.name).is_some_and(has);
             }
             let Some(other) = self.entries.get(&k.namespace, &k.name).filter(|_| given) else { return false };
             let written = other.addresses.contains(&Cidr::host(ip));
@@ -125,7 +127,8 @@ impl State {
 
     fn free(&self, entry: &ServiceEntry, host: &str, block: Cidr, taken: &Addresses) -> Option<IpAddr> {
         (0..TRIES).map(|attempt| nth(block, hash(&entry.meta.namespace, &entry.meta.name, host, attempt))).find(|ip| {
-            let free = self.vips.of(ip).is_empty() && self.allocator.pending(*ip).is_none();
+            let claimed = !self.vips.of(ip).is_empty() || self.of_pods(Cidr::host(*ip)).is_some();
+            let free = !claimed && self.allocator.pending(*ip).is_none();
             free && !taken.iter().any(|(_, a)| a == ip)
         })
     }

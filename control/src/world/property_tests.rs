@@ -124,7 +124,7 @@ fn object(kind: Kind, which: u8, c: &[u8; 12]) -> Value {
             if c[10] & 7 == 1 {
                 let enforced = json!({"type": "culvert.dev/WaypointEnforced", "status": "True", "reason": "", "message": "",
                                       "lastTransitionTime": "2026-01-01T00:00:00Z"});
-                made["status"] = json!({"conditions": [enforced]});
+                made["status"]["conditions"] = json!([enforced]);
             }
             made
         }
@@ -155,13 +155,14 @@ fn pod(which: u8, c: &[u8; 12]) -> Value {
 fn service(c: &[u8; 12]) -> Value {
     let mut spec = json!({
         "clusterIP": pick(c[6], &["None", "10.96.0.1", "203.0.113.1"]),
-        "type": pick(c[7], &["ClusterIP", "ClusterIP", "ExternalName"]),
+        "type": pick(c[7], &["ClusterIP", "LoadBalancer", "ExternalName"]),
         "ports": [{"name": "http", "port": 80, "targetPort": "http"}, {"name": "n", "port": u32::from(c[8] % 3), "targetPort": 81}],
     });
     if c[9] & 1 == 1 {
         spec["selector"] = json!({"app": pick(c[9] >> 1, &["x", "y"])});
     }
-    json!({"spec": spec})
+    let ingress = pick(c[11], &["203.0.113.1", "203.0.113.9", "192.168.0.1", "10.0.0.9"]);
+    json!({"spec": spec, "status": {"loadBalancer": {"ingress": [{"ip": ingress}]}}})
 }
 
 fn slice(c: &[u8; 12]) -> Value {
@@ -194,8 +195,8 @@ fn entry(c: &[u8; 12]) -> Value {
         _ => {}
     }
     match c[10] % 4 {
-        1 => spec["addresses"] = json!(["203.0.113.1"]),
-        2 => spec["addresses"] = json!(["203.0.113.1", "240.240.0.1", "198.51.100.0/24"]),
+        1 => spec["addresses"] = json!(["203.0.113.1", "192.168.0.1", "10.0.0.9"]),
+        2 => spec["addresses"] = json!(["203.0.113.1", "240.240.0.1", "198.51.100.0/24", "10.0.1.7", "10.0.0.0/16"]),
         _ => {}
     }
     match c[10] >> 2 & 3 {

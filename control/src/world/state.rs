@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::allocate::Allocator;
 use super::index::{Index, Name, Table};
 use super::layer7::Layer7;
+use super::pod_network::PodNetwork;
 use super::settings::Settings;
 use crate::object::slice::Endpoint;
 use crate::object::{
@@ -48,6 +49,8 @@ pub(crate) struct State {
     pub(crate) hosts: Index<Arc<str>, Key>,
     /// Services and ServiceEntries that claim an address.
     pub(crate) vips: Index<IpAddr, Key>,
+    /// Addresses of pods and nodes.
+    pub(crate) pod_network: PodNetwork,
     /// Objects whose own labels name a waypoint, and a waypoint's own pods, by the waypoint.
     pub(crate) waypoint_users: Index<Name, Key>,
     /// Routes, and who is attached to what.
@@ -87,6 +90,7 @@ impl State {
             slices_by_pod: Index::default(),
             hosts: Index::default(),
             vips: Index::default(),
+            pod_network: PodNetwork::default(),
             waypoint_users: Index::default(),
             layer7: Layer7::default(),
             allocator: Allocator::default(),
@@ -177,7 +181,12 @@ impl State {
         if !pod.node.is_empty() {
             change(&mut self.pods_by_node, pod.node.clone(), name, present);
         }
+        self.pod_network.index_pod(pod, present);
         self.index_waypoint(meta.key(Kind::Pod), &meta.labels, present);
+    }
+
+    pub(crate) fn index_node(&mut self, node: &Node, present: bool) {
+        self.pod_network.index_node(node, present);
     }
 
     pub(crate) fn index_service(&mut self, service: &Service, present: bool) {
@@ -185,7 +194,7 @@ impl State {
         if !service.external_name {
             let host = self.host_of(service);
             change(&mut self.hosts, host, key.clone(), present);
-            for vip in &service.vips {
+            for vip in service.vips.iter().chain(&service.balanced) {
                 change(&mut self.vips, *vip, key.clone(), present);
             }
         }

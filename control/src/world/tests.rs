@@ -317,6 +317,7 @@ fn nothing_is_left_when_everything_is_gone() {
     assert!(state.pods_by_labels.is_empty());
     assert_eq!(state.hosts.iter().count() + state.vips.iter().count(), 0);
     assert_eq!(state.pods_by_node.iter().count() + state.slices_by_pod.iter().count(), 0);
+    assert!(state.pod_network.is_empty());
     assert_eq!(state.slices_by_service.iter().count() + state.waypoint_users.iter().count(), 0);
 }
 

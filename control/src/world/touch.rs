@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::World;
 use super::index::{Name, Table};
+use super::pod_network::own_addresses;
 use super::state::{self, State};
 use crate::object::{
     BackendTlsPolicy, ConfigMap, DestinationRule, EndpointSlice, Gateway, GatewayClass, Key, Kind, Labels, Namespace,
@@ -71,7 +72,7 @@ object! {
     Gateway in gateways;
     GatewayClass in classes;
     Namespace in namespaces;
-    Node in nodes;
+    Node in nodes by index_node;
     Pod in pods by index_pod;
     Service in services by index_service;
     ServiceEntry in entries by index_entry;
@@ -244,7 +245,12 @@ impl World {
     fn mark_claims(&mut self, addresses: impl IntoIterator<Item = std::net::IpAddr>, own: &Key) {
         for ip in addresses {
             let others: Vec<Key> = self.state.vips.of(&ip).iter().filter(|k| *k != own).cloned().collect();
-            others.iter().filter(|k| k.kind == Kind::ServiceEntry).for_each(|k| self.mark_entry(k));
+            for other in others {
+                match other.kind {
+                    Kind::ServiceEntry => self.mark_entry(&other),
+                    _ => self.mark_service(&other),
+                }
+            }
             if let Some(name) = self.state.allocator.pending(ip) {
                 let key = Key { kind: Kind::ServiceEntry, namespace: name.namespace.clone(), name: name.name.clone() };
                 self.mark(Unit::Status(key));
@@ -283,6 +289,10 @@ fn differs<T, U: PartialEq>(step: &Step<T>, of: impl Fn(&T) -> U) -> bool {
 impl Touch<Pod> for World {
     fn touch(&mut self, key: &Key, step: &Step<Pod>) {
         self.mark_object(key.clone());
+        let addresses = |p: &Pod| own_addresses(p).to_vec();
+        if differs(step, addresses) {
+            self.mark_claims(both(step).flat_map(|p| addresses(p)), key);
+        }
         let policies = &mut self.state.policies;
         let effects = match &step.1 {
             Some(pod) => policies.set_pod(pod),
@@ -308,8 +318,9 @@ impl Touch<Service> for World {
         if differs(step, |s| (s.meta.labels.clone(), s.enforced)) {
             self.mark_endpoints(key);
         }
-        if differs(step, |s| (s.external_name, s.vips.clone())) {
-            self.mark_claims(both(step).flat_map(|s| s.vips.clone()), key);
+        let addresses = |s: &Service| [&*s.vips, &*s.balanced].concat();
+        if differs(step, |s| (s.external_name, addresses(s))) {
+            self.mark_claims(both(step).flat_map(|s| addresses(s)), key);
         }
         if !differs(step, |s| (s.external_name, s.selector.clone(), s.ports.clone())) {
             return;

@@ -179,10 +179,6 @@ impl World<'_> {
     /// The virtual addresses on the client's network, or a headless service's endpoints there.
     fn addresses(&self, service: &Service, ipv6: bool) -> Vec<IpAddr> {
         let wanted = |ip: &IpAddr| ip.is_ipv6() == ipv6;
-        if !service.vips.is_empty() {
-            let own = service.vips.iter().filter(|vip| *vip.network == *self.client.network);
-            return own.map(|vip| mesh::addr::canonical(vip.ip)).filter(wanted).collect();
-        }
         let allowed = match service.ip_families {
             IpFamilies::Automatic | IpFamilies::Dual => true,
             IpFamilies::Ipv4Only => !ipv6,
@@ -190,6 +186,14 @@ impl World<'_> {
         };
         if !allowed {
             return Vec::new();
+        }
+        if !service.vips.is_empty() {
+            let own = service.vips.iter().filter(|vip| *vip.network == *self.client.network);
+            let own = own.map(|vip| mesh::addr::canonical(vip.ip)).filter(wanted);
+            // A service of the cluster has one of a family, then those of its load balancer, which the cluster's DNS does not
+            // tell either.
+            let told = if self.in_cluster(&service.hostname) { 1 } else { usize::MAX };
+            return own.take(told).collect();
         }
         let all = service.load_balancing.as_ref().is_some_and(|lb| lb.health == HealthPolicy::AllowAll);
         let key = service.key().to_string();

@@ -35,6 +35,11 @@ fn world() -> directory::Snapshot {
         unready,
         hidden,
         service("shop", "cart.shop.svc.cluster.local", "10.96.0.1 fd00:10::1 far/10.97.0.1"),
+        Service {
+            ip_families: IpFamilies::Ipv4Only,
+            // The second one and the third are a load balancer's.
+            ..service("shop", "balanced.shop.svc.cluster.local", "10.96.0.7 203.0.113.7 2001:db8::7")
+        },
         service("other", "cart.other.svc.cluster.local", "10.96.0.2"),
         service("far", "away.far.svc.cluster.local", "far/10.97.0.3"),
         service("shop", "api.example.com", "240.240.0.1"),
@@ -56,6 +61,8 @@ fn names_types_families_and_networks() {
         ("cart.shop.svc.cluster.local.", A, "shop/cart.shop.svc.cluster.local: 10.96.0.1"),
         ("cart.shop.svc.cluster.local.", AAAA, "shop/cart.shop.svc.cluster.local: fd00:10::1"),
         ("CART.shop.SVC.cluster.Local.", A, "shop/cart.shop.svc.cluster.local: 10.96.0.1"),
+        ("balanced.", A, "shop/balanced.shop.svc.cluster.local: 10.96.0.7"),
+        ("balanced.", AAAA, "shop/balanced.shop.svc.cluster.local: "),
         ("cart.", A, "shop/cart.shop.svc.cluster.local: 10.96.0.1"),
         ("cart.other.", A, "other/cart.other.svc.cluster.local: 10.96.0.2"),
         ("cart.other.svc.", A, "other/cart.other.svc.cluster.local: 10.96.0.2"),

@@ -1,6 +1,6 @@
 //! What nodes, namespaces, Gateways and their classes touch.
 
-use super::{Step, Touch, Unit, differs};
+use super::{Step, Touch, Unit, both, differs};
 use crate::object::{Gateway, GatewayClass, Key, Kind, Namespace, Node};
 use crate::world::World;
 use crate::world::index::Name;
@@ -8,7 +8,14 @@ use crate::world::index::Name;
 impl Touch<Node> for World {
     fn touch(&mut self, key: &Key, step: &Step<Node>) {
         self.mark(Unit::Status(key.clone()));
-        self.pod_cidrs_dirty |= differs(step, |n| n.pod_cidrs.clone());
+        if differs(step, |n| n.pod_cidrs.clone()) {
+            self.pod_cidrs_dirty = true;
+            let blocks = both(step).flat_map(|n| n.pod_cidrs.iter().copied()).collect();
+            self.state.entries_in(&blocks).iter().for_each(|k| self.mark_entry(k));
+        }
+        if differs(step, |n| n.addresses.clone()) {
+            self.mark_claims(both(step).flat_map(|n| n.addresses.clone()), key);
+        }
         if differs(step, |n| (n.locality.clone(), n.addresses.clone())) {
             let pods = self.state.pods_by_node.of(&key.name).to_vec();
             for pod in pods {
