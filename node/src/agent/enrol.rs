@@ -69,6 +69,8 @@ impl Agent {
             stay: Stay::Wanted,
             clear_until,
             others: Vec::new(),
+            // Known again as soon as the proxy was asked again.
+            refused: self.pods.get(uid).and_then(|pod| pod.refused.clone()),
         })
     }
 

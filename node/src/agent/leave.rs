@@ -182,7 +182,8 @@ impl Agent {
         let stay = Stay::Announced { until: Instant::now() + ANNOUNCING };
         let ready = [stranger.active].into_iter().filter(|g| *g != 0).collect();
         let (cookie, phase) = (stranger.cookie, Phase::Captured);
-        let pod = Pod { entry, netns, cookie, phase, ready, stay, clear_until: None, others: Vec::new() };
+        let pod =
+            Pod { entry, netns, cookie, phase, ready, stay, clear_until: None, others: Vec::new(), refused: None };
         self.pods.insert(stranger.uid.as_str().into(), pod);
     }
 

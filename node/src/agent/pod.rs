@@ -76,6 +76,27 @@ pub(super) struct Pod {
     pub(super) clear_until: Option<Instant>,
     /// Names of its interfaces that are not captured.
     pub(super) others: Vec<String>,
+    /// Why a proxy cannot take it, until one does.
+    pub(super) refused: Option<Refused>,
+}
+
+/// A proxy's word that it cannot take a pod. The hand-over socket sends the pod again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Refused {
+    /// Number of the proxy's connection.
+    pub(super) connection: u64,
+    /// Reason and remedy.
+    pub(super) error: String,
+}
+
+impl Refused {
+    pub(super) fn new(connection: u64, said: &str) -> Self {
+        let error = format!(
+            "the node proxy cannot take the pod: {said}; remedy: an application in the pod must leave the ports 15001, 15006, 15008 and \
+             15053 to the proxy, other reasons are in the proxy's log"
+        );
+        Self { connection, error }
+    }
 }
 
 /// A pod with which something failed, and when it is tried again.
@@ -98,9 +119,16 @@ impl Pod {
 
     /// The phase as others see it.
     pub(super) fn shown(&self) -> Phase {
-        match (&self.phase, self.stay) {
-            (Phase::Captured, Stay::Announced { .. }) => Phase::Announced,
-            (phase, _) => phase.clone(),
+        match (&self.phase, self.stay, &self.refused) {
+            (Phase::Captured, Stay::Announced { .. }, _) => Phase::Announced,
+            // It talks in clear, or no proxy is left that serves it. One that starts is refused by its CNI call.
+            (Phase::Waiting { refusing: false }, Stay::Wanted, Some(refused)) => {
+                Phase::Failed { error: refused.error.clone() }
+            }
+            (Phase::Captured, Stay::Wanted, Some(refused)) if self.ready.is_empty() => {
+                Phase::Failed { error: refused.error.clone() }
+            }
+            (phase, ..) => phase.clone(),
         }
     }
 }
@@ -131,5 +159,49 @@ impl Phase {
             Self::Leaving { .. } => "leaving",
             Self::Waiting { .. } => "waiting",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::agent::entry::{HostEnd, Netns};
+
+    fn pod(phase: Phase) -> Pod {
+        let netns = Held::open(Path::new("/proc/self/ns/net")).unwrap();
+        let entry = Entry {
+            uid: "u".into(),
+            name: "web".into(),
+            namespace: "shop".into(),
+            service_account: "web".into(),
+            netns: Netns::Held(netns.clone()),
+            addresses: Vec::new(),
+            host: HostEnd::PeerOf("eth0".into()),
+            running: true,
+            dns: true,
+        };
+        let (ready, others, refused) = (BTreeSet::new(), Vec::new(), Some(Refused::new(1, "15006: in use")));
+        Pod { entry, netns, cookie: 1, phase, ready, stay: Stay::Wanted, clear_until: None, others, refused }
+    }
+
+    #[test]
+    fn a_pod_that_no_proxy_takes_is_shown_as_failed() {
+        let mut waiting = pod(Phase::Waiting { refusing: false });
+        let Phase::Failed { error } = waiting.shown() else { panic!("{:?}", waiting.shown()) };
+        assert!(error.contains("15006: in use") && error.contains("remedy"), "{error}");
+        waiting.refused = None;
+        assert_eq!(waiting.shown(), Phase::Waiting { refusing: false });
+        // One that is captured from birth waits, and its connects are refused.
+        assert_eq!(pod(Phase::Waiting { refusing: true }).shown(), Phase::Waiting { refusing: true });
+        // The former proxy serves it, until it is gone.
+        let mut captured = pod(Phase::Captured);
+        captured.ready.insert(1);
+        assert_eq!(captured.shown(), Phase::Captured);
+        captured.ready.clear();
+        assert!(captured.shown().is_failed());
+        captured.stay = Stay::Announced { until: Instant::now() };
+        assert_eq!(captured.shown(), Phase::Announced);
     }
 }

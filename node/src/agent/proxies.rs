@@ -9,7 +9,7 @@ use std::sync::Arc;
 use zds::agent::{Event, Peer};
 
 use super::Agent;
-use super::pod::Phase;
+use super::pod::{Phase, Refused};
 use crate::find::pod_of;
 
 pub(super) struct Proxy {
@@ -75,8 +75,11 @@ impl Agent {
                 }
             },
             Event::Acked { connection, uid } => self.acked(connection, &uid),
-            Event::Nacked { uid, error, retry_in, .. } => {
+            Event::Nacked { connection, uid, error, retry_in } => {
                 tracing::warn!(pod = %uid, %error, ?retry_in, "the proxy cannot take the pod");
+                if let Some(pod) = self.pods.get_mut(&uid) {
+                    pod.refused = Some(Refused::new(connection, &error));
+                }
             }
             Event::Removed { uid, error: Some(error), .. } => {
                 tracing::warn!(pod = %uid, %error, "the proxy did not let the pod go");
@@ -94,6 +97,7 @@ impl Agent {
         let (generation, synced) = (proxy.generation, proxy.synced);
         let Some(pod) = self.pods.get_mut(uid) else { return };
         pod.ready.insert(generation);
+        pod.refused = None;
         // A pod that somebody serves is handed over when the new proxy has everything (design: it takes over when ready).
         if (synced || pod.phase != Phase::Captured)
             && self.may_take(connection, std::slice::from_ref(uid)).contains(uid)
@@ -203,8 +207,11 @@ impl Agent {
         for older in self.proxies.values_mut().filter(|_| !other) {
             older.younger.remove(&proxy.generation);
         }
-        for pod in self.pods.values_mut().filter(|_| !alive && !other) {
-            pod.ready.remove(&proxy.generation);
+        for pod in self.pods.values_mut() {
+            pod.refused = pod.refused.take().filter(|refused| refused.connection != peer.connection);
+            if !alive && !other {
+                pod.ready.remove(&proxy.generation);
+            }
         }
     }
 }

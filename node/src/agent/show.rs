@@ -22,6 +22,8 @@ pub(crate) struct View {
     pub(crate) wanted: bool,
     /// Its network namespace.
     pub(crate) netns: Option<NsId>,
+    /// Why a proxy cannot take it, with the remedy.
+    pub(crate) refused: Option<String>,
 }
 
 /// Something of a pod's capture that ought to be there and is not.
@@ -34,11 +36,16 @@ pub(crate) struct Lack {
 impl Agent {
     /// All pods in the books and those in trouble, by UID.
     pub(crate) fn views(&self) -> BTreeMap<Arc<str>, View> {
-        let of = |pod: &Pod| View { phase: pod.shown(), wanted: pod.is_wanted(), netns: Some(pod.netns.id()) };
+        let of = |pod: &Pod| View {
+            phase: pod.shown(),
+            wanted: pod.is_wanted(),
+            netns: Some(pod.netns.id()),
+            refused: pod.refused.as_ref().map(|refused| refused.error.clone()),
+        };
         let mut views: BTreeMap<Arc<str>, View> = self.pods.iter().map(|(uid, p)| (uid.clone(), of(p))).collect();
         for (uid, trouble) in &self.troubles {
             let phase = Phase::Failed { error: trouble.error.clone() };
-            views.entry(uid.clone()).or_insert(View { phase, wanted: true, netns: None });
+            views.entry(uid.clone()).or_insert(View { phase, wanted: true, netns: None, refused: None });
         }
         views
     }

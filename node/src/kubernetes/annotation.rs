@@ -110,7 +110,7 @@ mod tests {
             (Some(Phase::Leaving { connections: 3 }), Word::Say(None)),
             (Some(Phase::Failed { error: "x".into() }), Word::Leave),
         ] {
-            let view = phase.clone().map(|phase| View { phase, wanted: true, netns: None });
+            let view = phase.clone().map(|phase| View { phase, wanted: true, netns: None, refused: None });
             assert_eq!(word(view.as_ref()), expected, "{phase:?}");
         }
     }

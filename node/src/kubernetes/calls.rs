@@ -147,6 +147,9 @@ fn verdict(view: Option<&View>, netns: &Held, late: bool, deadline: Duration, le
     match current.map(|v| &v.phase) {
         Some(Phase::Captured) => Some(Ok("captured".to_owned())),
         Some(Phase::Failed { error }) => Some(Err(error.clone())),
+        _ if late && let Some(why) = current.and_then(|v| v.refused.as_deref()) => {
+            Some(Err(format!("no node proxy has taken it within {deadline:?}: {why}")))
+        }
         _ if late => Some(Err(format!(
             "no node proxy has taken it within {deadline:?}; is the pod of daemonset ztunnel on this node ready?"
         ))),

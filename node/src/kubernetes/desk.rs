@@ -220,8 +220,13 @@ impl Desk {
                         remove the annotation, or take the pod out of the mesh";
             (p.uid.clone(), "BypassUnsupported", note.to_owned())
         });
-        let failed = views.iter().filter_map(|(uid, view)| match &view.phase {
-            Phase::Failed { error } => Some((uid.to_string(), "CaptureFailed", format!("{error}; tried again"))),
+        let failed = views.iter().filter_map(|(uid, view)| match (&view.phase, &view.refused) {
+            (Phase::Failed { error }, _) => Some((uid.to_string(), "CaptureFailed", format!("{error}; tried again"))),
+            // It will be without a proxy when the one that serves it ends.
+            (Phase::Captured, Some(why)) => {
+                let note = format!("a former node proxy serves it; {why}; tried again");
+                Some((uid.to_string(), "CaptureFailed", note))
+            }
             _ => None,
         });
         let all: Vec<_> = left_out.chain(bypass).chain(failed).collect();

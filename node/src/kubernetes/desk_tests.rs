@@ -63,7 +63,7 @@ fn label(desk: &mut Desk, value: Option<&str>) {
 
 pub(in crate::kubernetes) fn views(list: &[(&str, Phase)], netns: Option<NsId>) -> BTreeMap<Arc<str>, View> {
     let view = |(name, phase): &(&str, Phase)| {
-        (format!("uid-{name}").into(), View { phase: phase.clone(), wanted: true, netns })
+        (format!("uid-{name}").into(), View { phase: phase.clone(), wanted: true, netns, refused: None })
     };
     list.iter().map(view).collect()
 }

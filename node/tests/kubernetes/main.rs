@@ -41,13 +41,15 @@ fn namespace(label: Option<&str>) -> Value {
 /// What the proxy has, and what it dropped because a snapshot did not name it.
 #[derive(Default)]
 struct Taken {
+    /// Name of pods that it refuses.
+    refused: &'static str,
     pods: BTreeSet<String>,
     dropped: Vec<String>,
 }
 
 /// A proxy that takes every pod but those of a name.
-fn proxy(path: std::path::PathBuf, refused: &'static str) -> Arc<Mutex<Taken>> {
-    let pods = Arc::new(Mutex::new(Taken::default()));
+fn proxy(path: std::path::PathBuf) -> Arc<Mutex<Taken>> {
+    let pods = Arc::new(Mutex::new(Taken { refused: "refused", ..Taken::default() }));
     let shared = pods.clone();
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -56,7 +58,9 @@ fn proxy(path: std::path::PathBuf, refused: &'static str) -> Arc<Mutex<Taken>> {
             let mut named = BTreeSet::new();
             loop {
                 match client.next().await {
-                    Event::Add { info, ack, .. } if info.name.is_empty() || &*info.name == refused => {
+                    Event::Add { info, ack, .. }
+                        if info.name.is_empty() || &*info.name == shared.lock().unwrap().refused =>
+                    {
                         ack.failed("not this one");
                     }
                     Event::Add { uid, ack, .. } => {
@@ -108,12 +112,13 @@ fn pods_enter_and_leave_the_mesh() {
     api.put("pods", "shop/running", pod("running", 1, true));
     fs::write(host.path("net.d/10-lab.conflist"), LIST).unwrap();
     host.start_agent();
-    let taken = proxy(host.path("z.sock"), "refused");
+    let taken = proxy(host.path("z.sock"));
     host.eventually("readiness", || host.get(15021, "/healthz/ready").is_some());
 
     a_labelled_namespace_takes_its_running_pod(&host, &api, &taken);
     a_new_pod_comes_by_the_plug_in(&mut host, &api, &taken);
     a_pod_that_no_proxy_takes_does_not_start(&mut host, &api);
+    a_running_pod_that_no_proxy_takes_is_told(&mut host, &api, &taken);
     a_pod_that_came_around_the_plug_in_is_told(&mut host, &api);
     an_overwritten_chain_is_repaired(&host);
     damage_is_repaired(&host, &api);
@@ -168,7 +173,8 @@ fn a_pod_that_no_proxy_takes_does_not_start(host: &mut Host, api: &Api) {
     host.sandbox("refused", &uid(4), 4);
     let (good, answer) = host.plug_in("ADD", "refused", &uid(4), 4);
     assert!(!good);
-    assert!(answer["msg"].as_str().unwrap().contains("no node proxy has taken it"), "{answer}");
+    let message = answer["msg"].as_str().unwrap();
+    assert!(message.contains("no node proxy has taken it") && message.contains("not this one"), "{answer}");
     // Its annotation said that it was not ready, and is gone with it.
     let mine: Vec<_> = api.patches().into_iter().filter(|(key, _)| key == "shop/refused").map(|(_, v)| v).collect();
     assert_eq!(mine.first(), Some(&Some("pending".to_owned())));
@@ -176,6 +182,25 @@ fn a_pod_that_no_proxy_takes_does_not_start(host: &mut Host, api: &Api) {
     host.end_sandbox("refused");
     host.eventually("the refused pod is gone", || host.state("refused").is_none());
     api.delete("pods", "shop/refused");
+}
+
+fn a_running_pod_that_no_proxy_takes_is_told(host: &mut Host, api: &Api, taken: &Mutex<Taken>) {
+    taken.lock().unwrap().refused = "stubborn";
+    host.sandbox("stubborn", &uid(6), 6);
+    api.put("pods", "shop/stubborn", pod("stubborn", 6, true));
+    host.eventually("failure", || host.state("stubborn").as_deref() == Some("failed"));
+    let status = host.status().unwrap();
+    let shown = status["pods"].as_array().unwrap().iter().find(|p| p["name"] == "stubborn").unwrap();
+    let error = shown["error"].as_str().unwrap();
+    assert!(error.contains("not this one") && error.contains("remedy"), "{error}");
+    host.eventually("the Event", || api.event_reasons().contains(&"CaptureFailed".to_owned()));
+    let metrics = host.get(15021, "/metrics").unwrap();
+    assert!(metrics.contains("culvert_node_pods{state=\"failed\"} 1"), "{metrics}");
+    assert!(!host.has_rules("stubborn") && api.redirection("shop/stubborn").is_none());
+    // It is sent again.
+    taken.lock().unwrap().refused = "refused";
+    host.eventually("capture", || host.state("stubborn").as_deref() == Some("captured"));
+    host.eventually("annotation", || api.redirection("shop/stubborn").as_deref() == Some("enabled"));
 }
 
 fn a_pod_that_came_around_the_plug_in_is_told(host: &mut Host, api: &Api) {
