@@ -17,6 +17,7 @@ pub(in crate::kubernetes) fn pod(name: &str, addresses: &[&str]) -> PodFacts {
     PodFacts {
         uid: format!("uid-{name}"),
         object_uid: format!("uid-{name}"),
+        created: None,
         name: name.into(),
         namespace: "shop".into(),
         service_account: "web".into(),
@@ -107,6 +108,20 @@ fn pods_that_an_earlier_agent_captured_are_known_by_name() {
     assert_eq!((&*wish.others["uid-left"].name, &*wish.others["uid-left"].namespace), ("left", "shop"));
     desk.place("uid-new", place(&["10.0.0.7"]));
     assert!(desk.unborn().is_empty());
+}
+
+#[test]
+fn a_pod_that_was_made_again_outlives_late_news_of_its_namesake() {
+    let old = pod("a", &["10.0.0.1"]);
+    let new = PodFacts { uid: "uid-new".into(), object_uid: "uid-new".into(), addresses: Vec::new(), ..old.clone() };
+    let mut desk = desk(Some("ambient"), &[old.clone()]);
+    // The plug-in brought it before the watch.
+    desk.learn(Some(new), None);
+    desk.place("uid-new", place(&["10.0.0.2"]));
+    desk.take_pod(Change::Deleted("shop/a".into(), old));
+    assert!(matches!(desk.find("shop", "a", Some("uid-new")), Known::Yes(_, Verdict::In)));
+    assert!(desk.place_of("uid-new").is_some());
+    assert_eq!(names(&desk.wish(held(&[]))), ["a"]);
 }
 
 #[test]
@@ -214,7 +229,7 @@ fn who_asks_in_vain_is_told_once() {
     assert!(desk.news(&views).is_empty());
     assert_eq!(desk.left_out().len(), 2);
     // A pod that is gone and comes back is told again.
-    desk.take_pod(Change::Deleted("shop/host".into()));
+    desk.take_pod(Change::Deleted("shop/host".into(), odd[0].clone()));
     desk.take_pod(Change::Applied("shop/host".into(), odd[0].clone()));
     assert_eq!(desk.news(&views).len(), 1);
 }

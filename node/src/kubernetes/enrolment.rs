@@ -152,6 +152,7 @@ mod tests {
         PodFacts {
             uid: "u".into(),
             object_uid: "u".into(),
+            created: None,
             name: "web".into(),
             namespace: "shop".into(),
             service_account: "web".into(),

@@ -3,6 +3,9 @@
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::mirror::Life;
 
 /// The label by which pods and namespaces ask for the mesh (cni-zds.md 1).
 pub(crate) const MODE: &str = "istio.io/dataplane-mode";
@@ -33,6 +36,8 @@ pub(crate) struct PodFacts {
     pub(crate) uid: String,
     /// The UID of the object, which differs for static pods.
     pub(crate) object_uid: String,
+    /// When the API server took it.
+    pub(crate) created: Option<Time>,
     pub(crate) name: String,
     pub(crate) namespace: String,
     pub(crate) service_account: String,
@@ -66,6 +71,7 @@ impl PodFacts {
         Some(Self {
             uid: annotation(STATIC).unwrap_or_else(|| object_uid.clone()),
             object_uid,
+            created: meta.creation_timestamp.clone(),
             name: meta.name.clone()?,
             namespace: meta.namespace.clone()?,
             // The API server's admission fills it in; static pods have none.
@@ -87,6 +93,27 @@ impl PodFacts {
     /// `namespace/name`.
     pub(crate) fn title(&self) -> String {
         format!("{}/{}", self.namespace, self.name)
+    }
+}
+
+impl Life for PodFacts {
+    fn is_same(&self, other: &Self) -> bool {
+        self.object_uid == other.object_uid
+    }
+
+    fn is_older(&self, other: &Self) -> bool {
+        self.created.as_ref().zip(other.created.as_ref()).is_some_and(|(own, other)| own < other)
+    }
+}
+
+/// The label of a namespace: all that is kept of one, so that a namesake is the same.
+impl Life for Option<String> {
+    fn is_same(&self, _other: &Self) -> bool {
+        true
+    }
+
+    fn is_older(&self, _other: &Self) -> bool {
+        false
     }
 }
 

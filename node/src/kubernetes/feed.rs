@@ -47,7 +47,7 @@ async fn forward<K, V>(
             Ok(Event::InitApply(object)) => key(&object).map(|(key, value)| Change::Listed(key, value)),
             Ok(Event::InitDone) => Some(Change::Done),
             Ok(Event::Apply(object)) => key(&object).map(|(key, value)| Change::Applied(key, value)),
-            Ok(Event::Delete(object)) => key(&object).map(|(key, _)| Change::Deleted(key)),
+            Ok(Event::Delete(object)) => key(&object).map(|(key, value)| Change::Deleted(key, value)),
             Err(error) => {
                 failures.with(&[what]).inc();
                 tracing::warn!(what, error = %explain(&error), "watch failed; begun again");
