@@ -98,7 +98,8 @@ impl Desk {
     pub(crate) fn find(&self, namespace: &str, name: &str, uid: Option<&str>) -> Known<'_> {
         let pod = self.pods.get(&format!("{namespace}/{name}"));
         // A namesake of an earlier or later life is another pod.
-        match pod.filter(|p| uid.is_none_or(|uid| p.uid == uid)) {
+        let meant = |p: &&PodFacts| known(&self.pods).get(p.uid.as_str()).is_some_and(|known| std::ptr::eq(*known, *p));
+        match pod.filter(|p| uid.is_none_or(|uid| p.uid == uid)).filter(meant) {
             Some(pod) if self.namespaces.get(namespace).is_some() => Known::Yes(pod, self.verdict(pod)),
             _ => Known::No,
         }
@@ -153,7 +154,7 @@ impl Desk {
     pub(crate) fn wish(&self, held: impl IntoIterator<Item = Arc<str>>) -> Wish {
         let entries: Vec<Entry> = self.wanted().filter_map(|pod| self.entry(pod)).collect();
         let listed: BTreeSet<&str> = entries.iter().map(|e| e.uid.as_str()).collect();
-        let by_uid: BTreeMap<&str, &PodFacts> = self.pods.values().map(|p| (p.uid.as_str(), p)).collect();
+        let by_uid = known(&self.pods);
         let ended = held.into_iter().filter(|uid| {
             let lives = by_uid.get(&**uid).is_some_and(|pod| {
                 // One that is wanted and has no place lost its sandbox.
@@ -162,15 +163,15 @@ impl Desk {
             !listed.contains(&**uid) && !lives
         });
         let ended = ended.map(|uid| uid.to_string()).collect();
-        let proxies = self.pods.values().filter(|p| is_proxy(p, &self.settings)).map(|p| p.uid.clone()).collect();
-        let others = self.pods.values().filter(|p| p.stage == Stage::Alive && self.verdict(p) != Verdict::In);
+        let proxies = by_uid.values().filter(|p| is_proxy(p, &self.settings)).map(|p| p.uid.clone()).collect();
+        let others = by_uid.values().filter(|p| p.stage == Stage::Alive && self.verdict(p) != Verdict::In);
         let others = others.map(|p| (p.uid.clone(), info(p))).collect();
         Wish { entries, ended, others, proxies: Some(proxies) }
     }
 
     /// Annotations that ought to be written now.
     pub(crate) fn patches(&mut self, views: &BTreeMap<Arc<str>, View>, now: Instant) -> Vec<Order> {
-        let alive = self.pods.values().filter(|p| p.stage == Stage::Alive);
+        let alive = known(&self.pods).into_values().filter(|p| p.stage == Stage::Alive);
         self.annotations.orders(alive, views, now)
     }
 
@@ -190,14 +191,15 @@ impl Desk {
 
     /// Pods that were announced to leave, and of which nothing tells peers any more that they can be tunnelled to.
     pub(crate) fn announced(&self, views: &BTreeMap<Arc<str>, View>) -> Vec<Arc<str>> {
-        let quiet = |uid: &str| self.pods.values().find(|p| p.uid == uid).is_none_or(|p| p.redirection.is_none());
+        let pods = known(&self.pods);
+        let quiet = |uid: &str| pods.get(uid).is_none_or(|p| p.redirection.is_none());
         let leaving = views.iter().filter(|(_, v)| v.phase == Phase::Announced);
         leaving.filter(|(uid, _)| quiet(uid)).map(|(uid, _)| uid.clone()).collect()
     }
 
     /// Pods for which somebody asks in vain.
     pub(crate) fn left_out(&self) -> Vec<LeftOut> {
-        let out = self.pods.values().filter_map(|pod| match self.verdict(pod) {
+        let out = known(&self.pods).into_values().filter_map(|pod| match self.verdict(pod) {
             Verdict::Out(reason) if reason.is_worth_telling() => Some((pod, reason)),
             _ => None,
         });
@@ -238,7 +240,7 @@ impl Desk {
         if !self.told.insert((uid.to_owned(), reason)) {
             return None;
         }
-        let pod = self.pods.values().find(|p| p.uid == uid)?;
+        let pod = *known(&self.pods).get(uid)?;
         Some(Order::Event { pod: pod.into(), reason, note })
     }
 
@@ -248,7 +250,7 @@ impl Desk {
     }
 
     fn wanted(&self) -> impl Iterator<Item = &PodFacts> {
-        self.pods.values().filter(|pod| self.verdict(pod) == Verdict::In)
+        known(&self.pods).into_values().filter(|pod| self.verdict(pod) == Verdict::In)
     }
 
     fn entry(&self, pod: &PodFacts) -> Option<Entry> {
@@ -273,7 +275,7 @@ impl Desk {
             return;
         }
         let alive: BTreeSet<String> =
-            self.pods.values().filter(|p| p.stage == Stage::Alive).map(|p| p.uid.clone()).collect();
+            known(&self.pods).values().filter(|p| p.stage == Stage::Alive).map(|p| p.uid.clone()).collect();
         self.places.retain(|uid, _| alive.contains(uid));
         self.expected.retain(|uid| alive.contains(uid));
         self.passed.retain(|uid| alive.contains(uid));
@@ -286,6 +288,20 @@ impl Desk {
             .collect();
         self.expected.extend(new);
     }
+}
+
+/// The pods by UID. Of several that claim one, the one is meant whose object has it, otherwise the oldest: a claim never takes a
+/// pod over that is there.
+fn known(pods: &Mirror<PodFacts>) -> BTreeMap<&str, &PodFacts> {
+    let claim = |pod: &PodFacts| (pod.uid != pod.object_uid, pod.created.is_none(), pod.created.clone());
+    let mut known: BTreeMap<&str, &PodFacts> = BTreeMap::new();
+    for pod in pods.values() {
+        let first = known.entry(&pod.uid).or_insert(pod);
+        if claim(pod) < claim(first) {
+            *first = pod;
+        }
+    }
+    known
 }
 
 /// The names of a pod, as proxies know them.

@@ -114,7 +114,7 @@ fn pods_that_an_earlier_agent_captured_are_known_by_name() {
 fn a_pod_that_was_made_again_outlives_late_news_of_its_namesake() {
     let old = pod("a", &["10.0.0.1"]);
     let new = PodFacts { uid: "uid-new".into(), object_uid: "uid-new".into(), addresses: Vec::new(), ..old.clone() };
-    let mut desk = desk(Some("ambient"), &[old.clone()]);
+    let mut desk = desk(Some("ambient"), std::slice::from_ref(&old));
     // The plug-in brought it before the watch.
     desk.learn(Some(new), None);
     desk.place("uid-new", place(&["10.0.0.2"]));
@@ -122,6 +122,28 @@ fn a_pod_that_was_made_again_outlives_late_news_of_its_namesake() {
     assert!(matches!(desk.find("shop", "a", Some("uid-new")), Known::Yes(_, Verdict::In)));
     assert!(desk.place_of("uid-new").is_some());
     assert_eq!(names(&desk.wish(held(&[]))), ["a"]);
+}
+
+#[test]
+fn two_pods_of_one_uid_are_never_both_meant() {
+    let victim = pod("victim", &["10.0.0.1"]);
+    // Sorts before it, and is a mirror pod of the victim's UID.
+    let claimant = PodFacts { uid: "uid-victim".into(), ..pod("claimant", &["10.0.0.9"]) };
+    let mut desk = desk(Some("ambient"), &[claimant.clone(), victim]);
+    desk.place("uid-victim", place(&[]));
+    assert_eq!(names(&desk.wish(held(&[]))), ["victim"]);
+    assert_eq!(desk.find("shop", "claimant", Some("uid-victim")), Known::No);
+    let views = views(&[("victim", Phase::Captured)], None);
+    let orders = desk.patches(&views, Instant::now());
+    assert!(matches!(&orders[..], [Order::Annotate { pod, .. }] if pod.name == "victim"), "{orders:?}");
+    // Of two mirror pods the older one stays.
+    let time = |text: &str| Some(serde_json::from_value(serde_json::json!(text)).unwrap());
+    let mirror = PodFacts { created: time("2026-01-01T00:00:00Z"), uid: "h".into(), ..pod("static", &["10.0.0.2"]) };
+    let other = PodFacts { created: time("2026-01-02T00:00:00Z"), uid: "h".into(), ..pod("other", &["10.0.0.3"]) };
+    desk.take_pod(Change::Applied("shop/static".into(), mirror));
+    desk.take_pod(Change::Applied("shop/other".into(), other));
+    desk.place("h", place(&[]));
+    assert_eq!(names(&desk.wish(held(&[]))), ["static", "victim"]);
 }
 
 #[test]

@@ -19,6 +19,8 @@ const BYPASS: &str = "ambient.istio.io/bypass-inbound-capture";
 const DNS: &str = "ambient.istio.io/dns-capture";
 /// On mirror pods: the UID by which the kubelet knows the static pod, also in the names of its cgroups.
 const STATIC: &str = "kubernetes.io/config.hash";
+/// What makes a pod a mirror pod; its value is that of [`STATIC`].
+const MIRROR: &str = "kubernetes.io/config.mirror";
 
 /// Where a pod is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +71,7 @@ impl PodFacts {
         let object_uid = meta.uid.clone()?;
         let phase = status.and_then(|s| s.phase.as_deref());
         Some(Self {
-            uid: annotation(STATIC).unwrap_or_else(|| object_uid.clone()),
+            uid: static_uid(pod).unwrap_or_else(|| object_uid.clone()),
             object_uid,
             created: meta.creation_timestamp.clone(),
             name: meta.name.clone()?,
@@ -94,6 +96,18 @@ impl PodFacts {
     pub(crate) fn title(&self) -> String {
         format!("{}/{}", self.namespace, self.name)
     }
+}
+
+/// The UID by which the kubelet and cgroups know a static pod. Everybody who may make pods may write the annotation; only a mirror pod
+/// is known by it. It is owned by its Node: admission (NodeRestriction) lets a kubelet make no other, and a kubelet ends a mirror
+/// pod that others made, since it has no static pod for it.
+fn static_uid(pod: &Pod) -> Option<String> {
+    let annotations = pod.metadata.annotations.as_ref()?;
+    let uid = annotations.get(STATIC)?;
+    let node = pod.spec.as_ref()?.node_name.as_ref()?;
+    let mut owners = pod.metadata.owner_references.iter().flatten();
+    let owned = owners.any(|o| o.api_version == "v1" && o.kind == "Node" && o.name == *node);
+    (owned && annotations.get(MIRROR) == Some(uid)).then(|| uid.clone())
 }
 
 impl Life for PodFacts {
@@ -173,9 +187,35 @@ mod tests {
     }
 
     #[test]
-    fn a_static_pod_goes_by_the_uid_of_its_cgroup() {
-        let text = r#"{"metadata": {"name": "a", "namespace": "b", "uid": "c", "annotations": {"kubernetes.io/config.hash": "h"}}}"#;
-        let found = facts(text).unwrap();
-        assert_eq!((found.uid.as_str(), found.object_uid.as_str()), ("h", "c"));
+    fn only_a_mirror_pod_goes_by_the_uid_of_a_static_pod() {
+        let mirror = serde_json::json!({
+            "metadata": {
+                "name": "a-node1", "namespace": "b", "uid": "c",
+                "annotations": {"kubernetes.io/config.hash": "h", "kubernetes.io/config.mirror": "h"},
+                "ownerReferences": [{"apiVersion": "v1", "kind": "Node", "name": "node1", "uid": "n"}],
+            },
+            "spec": {"nodeName": "node1", "containers": []},
+        });
+        let uid = |change: &dyn Fn(&mut serde_json::Value)| {
+            let mut pod = mirror.clone();
+            change(&mut pod);
+            let found = facts(&pod.to_string()).unwrap();
+            assert_eq!(found.object_uid, "c");
+            found.uid
+        };
+        assert_eq!(uid(&|_| {}), "h");
+        // Others who write the annotation are known by their own.
+        let annotations = |pod: &mut serde_json::Value, key: &str, value: &str| {
+            pod["metadata"]["annotations"][key] = value.into();
+        };
+        assert_eq!(uid(&|pod| annotations(pod, "kubernetes.io/config.mirror", "x")), "c");
+        assert_eq!(uid(&|pod| annotations(pod, "kubernetes.io/config.hash", "victim")), "c");
+        assert_eq!(
+            uid(&|pod| pod["metadata"]["annotations"] = serde_json::json!({"kubernetes.io/config.hash": "h"})),
+            "c"
+        );
+        assert_eq!(uid(&|pod| pod["metadata"]["ownerReferences"] = serde_json::json!([])), "c");
+        assert_eq!(uid(&|pod| pod["metadata"]["ownerReferences"][0]["kind"] = "ReplicaSet".into()), "c");
+        assert_eq!(uid(&|pod| pod["metadata"]["ownerReferences"][0]["name"] = "node2".into()), "c");
     }
 }
