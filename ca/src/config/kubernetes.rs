@@ -35,8 +35,8 @@ pub struct Kubernetes {
 pub struct DirectIssuance {
     /// Service accounts, `<namespace>/<name>`.
     pub accounts: Vec<Account>,
-    /// Also every pod that carries the label `gateway.istio.io/managed`, which waypoints and gateways have. Whoever may
-    /// make pods can set it, and gains the key of an identity that its pod has anyway.
+    /// Also every pod whose label `gateway.istio.io/managed` names a controller of gateways, as waypoints' and gateways'
+    /// does. Whoever may make pods can set it, and gains the key of an identity that its pod has anyway.
     pub managed_gateways: bool,
 }
 

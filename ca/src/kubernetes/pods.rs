@@ -107,8 +107,11 @@ pub(crate) struct TokenPod<'a> {
     pub(crate) node: Option<&'a str>,
 }
 
-/// The label of pods that a gateway controller made (waypoint-api.md).
+/// The label of pods that a gateway controller made, and the values that controllers give it: ours and Istio's for
+/// waypoints, Istio's for gateways between networks and at the edge (waypoint-api.md).
 pub(crate) const MANAGED_GATEWAY: &str = "gateway.istio.io/managed";
+const GATEWAY_CONTROLLERS: [&str; 3] =
+    ["istio.io-mesh-controller", "istio.io-eastwest-controller", "istio.io-gateway-controller"];
 
 impl Pod {
     /// From what the API server says of it. `phase` of Succeeded or Failed is final (Kubernetes, "Pod Lifecycle").
@@ -127,7 +130,9 @@ impl Pod {
             account: account.filter(|a| !a.is_empty()).unwrap_or_else(|| "default".to_owned()),
             node: node.filter(|n| !n.is_empty()),
             finished: matches!(phase, Some("Succeeded" | "Failed")),
-            gateway: labels.is_some_and(|labels| labels.contains_key(MANAGED_GATEWAY)),
+            gateway: labels
+                .and_then(|labels| labels.get(MANAGED_GATEWAY))
+                .is_some_and(|by| GATEWAY_CONTROLLERS.contains(&by.as_str())),
         }
     }
 }
@@ -166,6 +171,23 @@ mod tests {
         }
         assert_eq!(refusal(&pods, "a"), Some("no_such_pod"));
         assert_eq!((pods.len(), pods.accounts.len()), (0, 0), "nothing is left");
+    }
+
+    #[test]
+    fn a_gateway_is_what_a_controller_of_gateways_labels() {
+        for (value, gateway) in [
+            (Some("istio.io-mesh-controller"), true),
+            (Some("istio.io-gateway-controller"), true),
+            (Some("true"), false),
+            (Some(""), false),
+            (None, false),
+        ] {
+            let labels: BTreeMap<_, _> =
+                value.into_iter().map(|by| (MANAGED_GATEWAY.to_owned(), by.to_owned())).collect();
+            let ids = ("shop".to_owned(), "w".to_owned(), "uid".to_owned());
+            let pod = Pod::new(ids, None, None, None, Some(&labels));
+            assert_eq!(pod.gateway, gateway, "{value:?}");
+        }
     }
 
     #[test]
