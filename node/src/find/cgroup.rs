@@ -40,11 +40,25 @@ pub(crate) fn within(path: &str, folder: &str) -> bool {
 }
 
 /// The folder that is meant by a configured one: itself where it lies on cgroup v2, else its `unified`, where a hybrid host
-/// mounts v2 beside the controllers of v1 (systemd's `DEFAULT_HIERARCHY`; runc and containerd look there too).
-/// One of which neither holds stays as it is; [`cgroup_mount`] says what is wrong with it.
+/// mounts v2 beside the controllers of v1 (systemd's `DEFAULT_HIERARCHY`; runc and containerd look there too). The other way
+/// round, `<root>/unified/x` means `<root>/x` on a host that has v2 alone at `<root>`.
+/// One of which none holds stays as it is; [`cgroup_mount`] says what is wrong with it.
 pub(crate) fn on_v2(folder: PathBuf) -> PathBuf {
+    // Without the table nothing is known; whoever uses the folder meets the same error and says so.
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    meant(&table, folder)
+}
+
+fn meant(table: &str, folder: PathBuf) -> PathBuf {
     let unified = folder.join("unified");
-    if cgroup_mount(&folder).is_err() && cgroup_mount(&unified).is_ok() { unified } else { folder }
+    let Some(mount) = mount_of(table, &folder) else {
+        return if mount_of(table, &unified).is_some() { unified } else { folder };
+    };
+    match folder.strip_prefix(mount.join("unified")) {
+        // A cgroup of that name is somebody's own.
+        Ok(rest) if !mount.join("unified").exists() => mount.components().chain(rest.components()).collect(),
+        _ => folder,
+    }
 }
 
 /// The mount point of the cgroup v2 hierarchy that a folder lies in.
@@ -130,6 +144,18 @@ mod tests {
         ] {
             assert_eq!(mount_of(table, Path::new(folder)).as_deref(), expected.map(Path::new), "{folder}");
         }
+        for (table, folder, expected) in [
+            (v2, "/sys/fs/cgroup", "/sys/fs/cgroup"),
+            (v2, "/sys/fs/cgroup/node1", "/sys/fs/cgroup/node1"),
+            (hybrid, "/sys/fs/cgroup", "/sys/fs/cgroup/unified"),
+            (hybrid, "/sys/fs/cgroup/unified/node1", "/sys/fs/cgroup/unified/node1"),
+        ] {
+            assert_eq!(meant(table, folder.into()), Path::new(expected), "{folder}");
+        }
+        // A place where certainly nothing is, so that what this machine mounts does not matter.
+        let alone = v2.replace("/sys/fs/cgroup", "/nowhere");
+        assert_eq!(meant(&alone, "/nowhere/unified/node1".into()), Path::new("/nowhere/node1"));
+        assert_eq!(meant(&alone, "/nowhere/unified".into()), Path::new("/nowhere"));
         assert_eq!(on_v2("/nowhere".into()), Path::new("/nowhere"));
         let error = cgroup_mount(Path::new("/nowhere")).unwrap_err().to_string();
         assert!(error.contains("/nowhere") && error.contains("mount -t cgroup2"), "{error}");
