@@ -72,8 +72,12 @@ pub(crate) fn values(files: &[impl AsRef<Path>], settings: &[String]) -> Result<
         }
     }
     // What --set brought is checked here; a file was checked with its lines before.
-    if let Err(error) = serde_json::from_value::<Values>(merged.clone()) {
-        bail!("the values do not fit together: {error}; `culvert manifest schema` prints what can be set");
+    if let Err(mistakes) = document::parse::<Values>("values", &merged.to_string()) {
+        let told: Vec<String> = mistakes.0.iter().map(|m| format!("{}: {}; {}", m.field, m.what, m.remedy)).collect();
+        bail!(
+            "the values do not fit together:\n  {}\n`culvert manifest schema` prints what can be set",
+            told.join("\n  ")
+        );
     }
     Ok(merged)
 }

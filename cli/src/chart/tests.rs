@@ -77,6 +77,73 @@ fn typos_are_refused_with_their_place() {
 }
 
 #[test]
+fn texts_that_a_program_would_refuse_are_refused_before_it_is_installed() {
+    for bad in [
+        "ca.certificateLifetime=24x",
+        "ca.certificateLifetime=",
+        "node.leaveDeadline=5m1h",
+        "mesh.podCIDRs={10.0.0/8}",
+        "mesh.podCIDRs={10.0.0.0/33}",
+        "mesh.podCIDRs={10.0.0.1/8}",
+        "mesh.podCIDRs={fd00::1::/64}",
+        "mesh.clusterDomain=cluster local",
+        "mesh.trustDomain=a/b",
+        "mesh.excludedNamespaces={Kube}",
+        "ca.trustedNodeAccounts={ztunnel}",
+        "node.bpffs=sys",
+        "node.kubeletPort=0",
+        "tracing.sampling=2",
+        "image.tag=a b",
+    ] {
+        let (key, _) = bad.split_once('=').unwrap();
+        let error = values(&NO_FILES, &settings(&[bad])).unwrap_err().to_string();
+        assert!(error.contains(key), "{bad}: {error}");
+    }
+    for good in [
+        "ca.certificateLifetime=1h30m",
+        "node.leaveDeadline=500ms",
+        "mesh.podCIDRs={10.244.0.0/16,fd00::/48}",
+        "mesh.clusterDomain=k8s.example.org",
+        "node.leaveDeadline=",
+        "image.repository=localhost:5000/mesh",
+    ] {
+        values(&NO_FILES, &settings(&[good])).unwrap_or_else(|e| panic!("{good}: {e}"));
+    }
+}
+
+#[test]
+fn texts_that_look_like_numbers_stay_texts_and_the_domain_reaches_every_program() {
+    let mut some = values(&NO_FILES, &settings(&["mesh.clusterDomain=example.org"])).unwrap();
+    // `helm --set-string` gives such texts.
+    for path in ["/mesh/clusterId", "/mesh/trustDomain", "/mesh/network", "/mesh/rootNamespace", "/ca/secretName"] {
+        *some.pointer_mut(path).unwrap() = json!("1");
+    }
+    some["image"]["pullSecrets"] = json!(["2"]);
+    let release = Release { namespace: "3", ..RELEASE };
+    let all = objects(&release, &some).unwrap();
+    for object in &all {
+        let namespace = &object["metadata"]["namespace"];
+        assert!(namespace.is_null() || namespace == "3" || namespace == "kube-node-lease", "{object}");
+        assert!(object["imagePullSecrets"].is_null() || object["imagePullSecrets"][0]["name"] == "2", "{object}");
+    }
+    let config = |name: &str, key: &str| {
+        let map = all.iter().find(|o| o["kind"] == "ConfigMap" && o["metadata"]["name"] == name).unwrap();
+        parse(name, map["data"][key].as_str().unwrap()).unwrap()
+    };
+    let (ca, control, ztunnel) =
+        (config("culvert-ca", "ca.yaml"), config("culvert-control", "control.yaml"), config("ztunnel", "ztunnel.yaml"));
+    assert_eq!((&ca["trustDomain"], &ca["clusters"]), (&json!("1"), &json!(["1"])));
+    assert_eq!(ca["authority"]["secret"], json!({"namespace": "3", "name": "1"}));
+    assert_eq!((&control["mesh"]["clusterId"], &control["mesh"]["rootNamespace"]), (&json!("1"), &json!("1")));
+    assert_eq!((&ztunnel["cluster"], &ztunnel["network"]), (&json!("1"), &json!("1")));
+    assert_eq!(config("culvert-node", "node.yaml")["kubernetes"]["systemNamespace"], json!("3"));
+    assert_eq!(
+        (&control["mesh"]["clusterDomain"], &ztunnel["dns"]["clusterDomain"]),
+        (&json!("example.org"), &json!("example.org"))
+    );
+}
+
+#[test]
 fn what_is_made_of_the_types_is_up_to_date() {
     let file: Value = serde_json::from_str(&manifest("culvert/values.schema.json")).unwrap();
     assert_eq!(file, schema(), "run `culvert manifest schema > manifests/culvert/values.schema.json`");

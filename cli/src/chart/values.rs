@@ -3,8 +3,46 @@
 
 use std::collections::BTreeMap;
 
+use document::{Check, CidrText, Report};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+/// Forms of texts, for the schema: what a program would refuse at its start is refused before it is installed. Without look-ahead,
+/// which Helm's regular expressions lack.
+mod form {
+    /// A duration, as `1h30m`: units descend.
+    pub(super) const SPAN: &str =
+        "^([0-9]+h([0-9]+m)?([0-9]+s)?([0-9]+ms)?|[0-9]+m([0-9]+s)?([0-9]+ms)?|[0-9]+s([0-9]+ms)?|[0-9]+ms)$";
+    /// A duration, or nothing.
+    pub(super) const SPAN_OR_NONE: &str = "^([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$";
+    /// A block of addresses. Bits beyond the prefix need arithmetic.
+    pub(super) const CIDR: &str =
+        "^([0-9]{1,3}(\\.[0-9]{1,3}){3}(/([0-9]|[12][0-9]|3[0-2]))?|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(/[0-9]{1,3})?)$";
+    /// A name by RFC 1123, as of namespaces.
+    pub(super) const LABEL: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
+    /// The same, or nothing.
+    pub(super) const LABEL_OR_NONE: &str = "^([a-z0-9]([-a-z0-9]*[a-z0-9])?)?$";
+    /// A name of several labels, as of Secrets.
+    pub(super) const NAME: &str = "^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$";
+    /// A domain.
+    pub(super) const DOMAIN: &str = "^[A-Za-z0-9_-]+(\\.[A-Za-z0-9_-]+)*\\.?$";
+    /// A trust domain (SPIFFE ID 2.1).
+    pub(super) const TRUST_DOMAIN: &str = "^[a-z0-9._-]+$";
+    /// An id that parts of names are made of.
+    pub(super) const ID: &str = "^[A-Za-z0-9._-]+$";
+    /// The same, or nothing.
+    pub(super) const ID_OR_NONE: &str = "^[A-Za-z0-9._-]*$";
+    /// `namespace/name`.
+    pub(super) const ACCOUNT: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?/[a-z0-9]([-.a-z0-9]*[a-z0-9])?$";
+    /// An absolute path.
+    pub(super) const PATH: &str = "^/[^\"\\\\\\s]*$";
+    /// What stands before the last part of an image's name.
+    pub(super) const REPOSITORY: &str = "^[A-Za-z0-9[][^\"\\\\\\s@]*$";
+    /// A tag, or nothing.
+    pub(super) const TAG: &str = "^([A-Za-z0-9_][A-Za-z0-9._-]*(@sha256:[0-9a-f]{64})?)?$";
+    /// The address of a server, or nothing.
+    pub(super) const SERVER: &str = "^(https?://[^\"\\\\\\s]+)?$";
+}
 
 /// Everything that can be set.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
@@ -36,17 +74,30 @@ pub(crate) struct Values {
     pub(crate) log_level: String,
 }
 
+impl Check for Values {
+    fn check(&self, report: &mut Report) {
+        for (index, text) in self.mesh.pod_cidrs.iter().enumerate() {
+            if let Err(error) = text.parse::<CidrText>() {
+                report.at("/mesh/podCIDRs").at(index).mistake(error.to_string(), "");
+            }
+        }
+    }
+}
+
 /// Where images come from.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(crate) struct Image {
     /// What stands before `/ztunnel`, `/culvert-ca` and so on.
+    #[schemars(regex(pattern = form::REPOSITORY))]
     pub(crate) repository: String,
     /// Tag; the chart's version when empty.
+    #[schemars(regex(pattern = form::TAG))]
     pub(crate) tag: String,
     /// When the kubelet pulls.
     pub(crate) pull_policy: PullPolicy,
     /// Names of Secrets for the registry.
+    #[schemars(inner(regex(pattern = form::NAME)))]
     pub(crate) pull_secrets: Vec<String>,
 }
 
@@ -63,18 +114,24 @@ pub(crate) enum PullPolicy {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(crate) struct Mesh {
     /// Trust domain of all identities. It cannot be changed later without new certificates for everybody.
+    #[schemars(regex(pattern = form::TRUST_DOMAIN))]
     pub(crate) trust_domain: String,
     /// Id of the cluster.
+    #[schemars(regex(pattern = form::ID))]
     pub(crate) cluster_id: String,
     /// DNS domain of the cluster.
+    #[schemars(regex(pattern = form::DOMAIN))]
     pub(crate) cluster_domain: String,
     /// Network that the pods are in; empty for the default one.
+    #[schemars(regex(pattern = form::ID_OR_NONE))]
     pub(crate) network: String,
     /// Namespace of policies for the whole mesh; the release's namespace when empty.
+    #[schemars(regex(pattern = form::LABEL_OR_NONE))]
     pub(crate) root_namespace: String,
     /// Addresses of pods, such as `10.244.0.0/16`. A destination in here that discovery does not know is refused rather than
     /// reached in clear. Empty: what nodes say, if the next key says so.
     #[serde(rename = "podCIDRs")]
+    #[schemars(inner(regex(pattern = form::CIDR)))]
     pub(crate) pod_cidrs: Vec<String>,
     /// While `podCIDRs` is empty, take `spec.podCIDRs` of the Nodes for it. Not every network plug-in gives pods addresses of
     /// these blocks; without any block an unknown address is reached in clear, as Istio does (`culvert check` warns).
@@ -85,6 +142,7 @@ pub(crate) struct Mesh {
     /// Names of the mesh are answered on the node; others are forwarded.
     pub(crate) dns: Switch,
     /// Labelling a namespace never enrols the pods of these.
+    #[schemars(inner(regex(pattern = form::LABEL)))]
     pub(crate) excluded_namespaces: Vec<String>,
 }
 
@@ -112,13 +170,16 @@ pub(crate) struct Authority {
     /// CPU and memory, as in a container.
     pub(crate) resources: serde_json::Map<String, serde_json::Value>,
     /// Secret with the signing key; made at first start when it is not there.
+    #[schemars(regex(pattern = form::NAME))]
     pub(crate) secret_name: String,
     /// Keep that Secret when Culvert is removed, so that a later installation has the same root. One that you made is always
     /// kept.
     pub(crate) keep_secret: bool,
     /// Life of a certificate when the request names none, and the longest: `24h`.
+    #[schemars(regex(pattern = form::SPAN))]
     pub(crate) certificate_lifetime: String,
     /// Further service accounts, `namespace/name`, that may impersonate pods of their node, as Istio's `istio-system/ztunnel`.
+    #[schemars(inner(regex(pattern = form::ACCOUNT)))]
     pub(crate) trusted_node_accounts: Vec<String>,
 }
 
@@ -161,6 +222,7 @@ pub(crate) struct Authorizer {
     pub(crate) port: u16,
     /// How long an answer may take, such as `500ms`; a second when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = form::SPAN))]
     pub(crate) timeout: Option<String>,
     /// Whether requests pass while it does not answer. No when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -265,21 +327,29 @@ pub(crate) struct Node {
     pub(crate) resources: serde_json::Map<String, serde_json::Value>,
     /// The node's cgroup v2 folder at or above those of its pods, or the folder whose `unified` that is. `${NODE_NAME}` stands
     /// for the node's name.
+    #[schemars(regex(pattern = form::PATH))]
     pub(crate) cgroup_root: String,
     /// Where the node mounts its BPF file system.
+    #[schemars(regex(pattern = form::PATH))]
     pub(crate) bpffs: String,
     /// Folder of CNI configuration on the node.
+    #[schemars(regex(pattern = form::PATH))]
     pub(crate) cni_conf_dir: String,
     /// Folder of CNI plug-ins on the node.
+    #[schemars(regex(pattern = form::PATH))]
     pub(crate) cni_bin_dir: String,
     /// How long connections that are older than their pod's enrolment may go on in clear, as `10m`; empty: until they end.
+    #[schemars(regex(pattern = form::SPAN_OR_NONE))]
     pub(crate) clear_deadline: String,
     /// How long captured connections of a pod that leaves the mesh may go on, as `10m`; empty: until they end.
+    #[schemars(regex(pattern = form::SPAN_OR_NONE))]
     pub(crate) leave_deadline: String,
     /// Port that the node's kubelet listens on; by it the agent finds the kubelet, whose probes pass.
+    #[schemars(range(min = 1))]
     pub(crate) kubelet_port: u16,
     /// Service accounts, `namespace/name`, whose pods may be the node's proxy beside Culvert's own, as Istio's
     /// `istio-system/ztunnel`.
+    #[schemars(inner(regex(pattern = form::ACCOUNT)))]
     pub(crate) proxy_accounts: Vec<String>,
 }
 
@@ -315,8 +385,10 @@ pub(crate) struct Monitoring {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(crate) struct Tracing {
     /// `http://host:4317` (OTLP over gRPC); empty = no traces.
+    #[schemars(regex(pattern = form::SERVER))]
     pub(crate) endpoint: String,
     /// Share of connections that are traced, 0 to 1.
+    #[schemars(range(min = 0.0, max = 1.0))]
     pub(crate) sampling: f64,
     /// Send records of the access log there, too. They are written to standard output all the same.
     pub(crate) access_log: bool,
