@@ -2,6 +2,7 @@
 //! `culvert install`.
 
 mod definitions;
+mod form;
 mod function;
 mod go;
 mod setting;
