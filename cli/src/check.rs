@@ -1,5 +1,6 @@
 //! `culvert check`: is the cluster fit for Culvert, and is Culvert well? Every line has an id that never changes its meaning.
 
+mod authority;
 mod facts;
 mod judge;
 mod networks;

@@ -17,6 +17,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::waypoints::WaypointFacts;
+use crate::forward;
 use crate::status::{self, Status};
 
 /// Name of the ConfigMap with the roots.
@@ -45,6 +46,8 @@ pub(crate) struct Facts {
     pub(crate) daemon_sets: Vec<DaemonSet>,
     /// The roots of each namespace, PEM.
     pub(crate) roots: BTreeMap<String, String>,
+    /// End of the certificate that the authority signs with, Unix time; of replicas that differ the earliest.
+    pub(crate) signer: Option<i64>,
     /// Configuration of the node proxy.
     pub(crate) proxy_config: Option<String>,
     /// Whether a Service `istiod` is anywhere.
@@ -103,6 +106,7 @@ impl Facts {
             let pem = map.data.as_ref().and_then(|d| d.get("root-cert.pem")).cloned().unwrap_or_default();
             self.roots.insert(map.namespace().unwrap_or_default(), pem);
         }
+        self.signer = signer(client, system, &self.own).await;
         let own_maps: Api<ConfigMap> = Api::namespaced(client.clone(), system);
         let proxy = call("get the proxy's configuration", own_maps.get_opt("ztunnel")).await?;
         self.proxy_config = proxy.and_then(|m| m.data).and_then(|mut d| d.remove("ztunnel.yaml"));
@@ -129,6 +133,29 @@ where
     list(Api::namespaced(client.clone(), namespace), &K::plural(&())).await
 }
 
+/// Where the authority tells its metrics, and which of them says when its certificate ends (docs/identity.md).
+const AUTHORITY_METRICS: u16 = 15014;
+const SIGNER: &str = "culvert_ca_signer_expiry_seconds";
+
+/// When the certificate ends that signs. `None` when no replica says so: the roots are judged alone then.
+async fn signer(client: &Client, system: &str, own: &[Pod]) -> Option<i64> {
+    let named = |p: &&Pod| p.labels().get("app.kubernetes.io/name").is_some_and(|a| a == "culvert-ca");
+    let mut ends = Vec::new();
+    for pod in own.iter().filter(named).filter(|p| status::is_ready(p)) {
+        match forward::get(client, system, &pod.name_any(), AUTHORITY_METRICS, "/metrics").await {
+            Ok(body) => ends.extend(gauge(&String::from_utf8_lossy(&body), SIGNER)),
+            Err(error) => tracing::debug!(pod = %pod.name_any(), %error, "the authority does not tell its metrics"),
+        }
+    }
+    ends.into_iter().min()
+}
+
+/// The value of a gauge without labels, in whole units.
+fn gauge(metrics: &str, name: &str) -> Option<i64> {
+    let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+    line.split(' ').next()?.parse::<f64>().ok().map(|value| value as i64)
+}
+
 /// The API server's clock, by the time that it would give a new object, and ours. Nothing is stored.
 async fn clocks(client: &Client) -> Option<(Timestamp, Timestamp)> {
     let api: Api<ConfigMap> = Api::namespaced(client.clone(), "default");
@@ -146,6 +173,15 @@ mod tests {
     use super::*;
     use crate::chart;
     use crate::install::fake::Fake;
+
+    #[test]
+    fn a_gauge_is_read() {
+        let text = "# TYPE culvert_ca_signer_expiry_seconds gauge\nculvert_ca_signer_expiry_seconds 1.9e9\nother 1\n";
+        assert_eq!(
+            (gauge(text, SIGNER), gauge(text, "culvert_ca"), gauge("", SIGNER)),
+            (Some(1_900_000_000), None, None)
+        );
+    }
 
     #[tokio::test]
     async fn helm_test_has_the_rights_to_all_that_a_check_asks() {

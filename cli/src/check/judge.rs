@@ -1,13 +1,11 @@
 //! The checks: facts in, lines out.
 
 use k8s_openapi::api::core::v1::{ContainerStatus, Node, Pod};
-use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use kubernetes::object::crds;
-use x509_parser::pem::Pem;
 
-use super::facts::{Facts, ROOTS};
-use super::{Line, State, networks, waypoints};
+use super::facts::Facts;
+use super::{Line, State, authority, networks, waypoints};
 use crate::enroll;
 
 /// Oldest Kubernetes that has what we use: sidecar containers aside, server-side apply and bound tokens with node claims
@@ -22,9 +20,6 @@ const SKEW_SECONDS: i64 = 120;
 
 /// A kubelet renews its lease every 10 s and has 40 s until its node is not ready (Kubernetes' defaults).
 const LEASE_SECONDS: i64 = 40;
-
-/// A month is enough to rotate a root with every overlap that it needs.
-const ROOT_DAYS: i64 = 30;
 
 /// All lines, by group.
 pub(crate) fn judge(facts: &Facts, pre: bool) -> Vec<Line> {
@@ -45,7 +40,7 @@ pub(crate) fn judge(facts: &Facts, pre: bool) -> Vec<Line> {
         lines.extend(["culvert-ca", "culvert-control"].map(|name| deployment(facts, name)));
         lines.extend(facts.nodes.iter().flat_map(|node| programs(node, facts)));
         lines.push(versions(facts));
-        lines.extend(roots(facts));
+        lines.extend(authority::roots(facts));
         lines.push(networks::line(facts));
         lines.extend(enrolled(facts));
         lines.extend(tunnels(facts));
@@ -279,54 +274,6 @@ fn versions(facts: &Facts) -> Line {
             "update the one that is older; one minor version apart is supported",
         ),
     }
-}
-
-fn roots(facts: &Facts) -> Vec<Line> {
-    let id = "ca.roots";
-    // Where Istio publishes none either (ca.md 5), and namespaces that end.
-    let exempt = ["kube-public", "kube-node-lease", "local-path-storage"];
-    let wanted = facts.namespaces.iter().filter(|n| n.metadata.deletion_timestamp.is_none()).map(ResourceExt::name_any);
-    let missing: Vec<String> =
-        wanted.filter(|n| !exempt.contains(&n.as_str()) && !facts.roots.contains_key(n)).collect();
-    let mut lines = vec![match missing.is_empty() {
-        true => ok(id, format!("ConfigMap {ROOTS} is in every namespace")),
-        false => fail(
-            id,
-            format!("ConfigMap {ROOTS} is missing in {}", missing.join(", ")),
-            "the authority writes it; see its log",
-        ),
-    }];
-    let mut bundles: Vec<&String> = facts.roots.values().collect();
-    bundles.sort_unstable();
-    bundles.dedup();
-    if bundles.len() > 1 {
-        lines.push(warn(
-            id,
-            "namespaces hold different roots",
-            "the authority repairs them within seconds; see its log",
-        ));
-    }
-    lines.extend(bundles.first().map(|pem| expiry(pem)));
-    lines
-}
-
-fn expiry(pem: &str) -> Line {
-    let id = "ca.expiry";
-    let now = facts_now();
-    let ends = Pem::iter_from_buffer(pem.as_bytes())
-        .filter_map(|block| Some(block.ok()?.parse_x509().ok()?.validity().not_after.timestamp()))
-        .max();
-    let remedy = "culvert-ca rotate status; rotate with overlap as docs/identity.md says";
-    match ends.map(|ends| (ends - now) / 86_400) {
-        None => fail(id, "the published root is no certificate", "the authority repairs it; see its log"),
-        Some(days) if days < 0 => fail(id, "every root has expired", remedy),
-        Some(days) if days < ROOT_DAYS => warn(id, format!("the root ends in {days} days"), remedy),
-        Some(days) => ok(id, format!("the root is valid for {days} days")),
-    }
-}
-
-fn facts_now() -> i64 {
-    Timestamp::now().as_second()
 }
 
 /// Pods that should be captured and are not.
