@@ -122,11 +122,11 @@ pub(crate) fn blocked(namespaces: &[Namespace], pods: &[Pod], policies: &[Networ
     let host = |pod: &Pod| pod.spec.as_ref().and_then(|s| s.host_network) == Some(true);
     let by_namespace = |p: &Pod| p.namespace().is_some_and(|n| enrolled.contains(&n));
     let takes_tunnels = |p: &Pod| match p.labels().get(MODE).map(String::as_str) {
-        None => by_namespace(p),
         Some("ambient") => true,
         // Not captured, because it ends tunnels itself.
         Some("none") => p.labels().contains_key(GATEWAY_NAME),
-        Some(_) => false,
+        // Any other value says nothing (node, `kubernetes/enrolment.rs`).
+        None | Some(_) => by_namespace(p),
     };
     let meshed: Vec<Meshed<'_>> = pods
         .iter()
@@ -184,6 +184,11 @@ mod tests {
             blocked(std::slice::from_ref(&namespace), std::slice::from_ref(&plain), std::slice::from_ref(&policy))
                 .is_empty()
         );
+        // A value of the label that nobody knows says nothing.
+        let mut labelled = namespace.clone();
+        labelled.labels_mut().insert(MODE.to_owned(), "ambient".to_owned());
+        let odd = pod(json!({"app": "web", MODE: "anything"}), json!({"containers": []}));
+        assert_eq!(blocked(&[labelled], &[odd], std::slice::from_ref(&policy)).len(), 1);
         // A waypoint takes tunnels wherever it is; another pod that is kept out does not.
         let kept_out = |more: &str| pod(json!({"app": "web", MODE: "none", more: "wp"}), json!({"containers": []}));
         let of = |pod: Pod| blocked(std::slice::from_ref(&namespace), &[pod], std::slice::from_ref(&policy)).len();

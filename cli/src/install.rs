@@ -24,7 +24,7 @@ use kubernetes::client::call;
 use serde_json::{Value, json};
 
 pub(crate) use self::definitions::definitions_to_make;
-pub(crate) use self::ours::{obsolete, refuse_others};
+pub(crate) use self::ours::{excluded, obsolete, refuse_others};
 pub(crate) use self::remove::{Uninstall, uninstall};
 use crate::check::trouble;
 use crate::cluster::{Connection, apply, delete, name_of};

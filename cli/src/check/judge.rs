@@ -252,6 +252,18 @@ fn agent_says(node: &str, agent: &serde_json::Value) -> Vec<Line> {
         let remedy = "set node.kubeletPort to the port that this node's kubelet listens on; its probes pass only then";
         warn("node.kubelet", format!("{node}: the kubelet is not known: {error}"), remedy)
     }));
+    let texts = |pointer| {
+        let list = agent.pointer(pointer).and_then(serde_json::Value::as_array).into_iter().flatten();
+        list.filter_map(serde_json::Value::as_str)
+    };
+    lines.extend(texts("/host/foreignHooks").map(|hook| {
+        let remedy = "do what it says; policies by Service may not match until then";
+        warn("node.hooks", format!("{node}: {hook}"), remedy)
+    }));
+    lines.extend(texts("/host/repaired").map(|what| {
+        let remedy = "something on this node takes the capture away; see the agent's log for how often";
+        warn("node.repaired", format!("{node}: the last audit repaired {what}"), remedy)
+    }));
     lines
 }
 
@@ -280,14 +292,29 @@ fn versions(facts: &Facts) -> Line {
 fn enrolled(facts: &Facts) -> Vec<Line> {
     let id = "mesh.pods";
     let Some(status) = &facts.status else { return Vec::new() };
-    let bad: Vec<_> = status.pods.iter().filter(|p| matches!(&*p.state, "missing" | "failed")).collect();
     let clear: u64 = status.pods.iter().map(|p| p.clear_connections).sum();
-    let mut lines: Vec<Line> = bad
-        .iter()
-        .map(|p| fail(id, format!("{}/{} is {}: {}", p.namespace, p.name, p.state, p.note), "culvert status"))
-        .collect();
-    if bad.is_empty() {
-        lines.push(ok(id, format!("{} pods are in the mesh", status.pods.len())));
+    let mut lines = Vec::new();
+    for p in &status.pods {
+        let state = match &*p.state {
+            "missing" | "failed" => State::Fail,
+            "waiting" if p.in_clear => State::Fail,
+            "unknown" | "waiting" => State::Warn,
+            _ => continue,
+        };
+        let what = format!("{}/{} is {}: {}", p.namespace, p.name, p.state, p.note);
+        lines.push(Line { id, state, what, remedy: "culvert status".to_owned() });
+    }
+    let count = |state: &str| status.pods.iter().filter(|p| p.state == state).count();
+    if lines.is_empty() {
+        lines.push(ok(id, format!("{} pods are in the mesh", count("captured"))));
+    }
+    if count("left out") > 0 {
+        let what = format!("{} pods ask for the mesh and are left out", count("left out"));
+        lines.push(warn(
+            id,
+            what,
+            "culvert status says why of each; label them istio.io/dataplane-mode=none to be quiet",
+        ));
     }
     if clear > 0 {
         lines.push(warn(

@@ -1,3 +1,5 @@
+use k8s_openapi::jiff::Timestamp;
+
 use super::*;
 use serde_json::{Value, json};
 
@@ -141,4 +143,59 @@ fn a_pod_network_that_nobody_says_is_missed() {
         assert_eq!(with(config, json!(["10.0.1.0/24"])).state, State::Warn, "{config}");
     }
     assert_eq!(line(&well(), false, "mesh.podcidrs").state, State::Warn, "there is no proxy");
+}
+
+#[test]
+fn pods_are_judged_by_what_their_agents_say() {
+    let pod = |state: &str, in_clear: bool| crate::status::PodStatus {
+        namespace: "shop".to_owned(),
+        name: "web".to_owned(),
+        node: "n1".to_owned(),
+        state: state.to_owned(),
+        in_clear,
+        clear_connections: 0,
+        note: "why".to_owned(),
+    };
+    for (pods, wanted) in [
+        (vec![pod("captured", false), pod("leaving", false), pod("starting", false)], &[State::Ok][..]),
+        (vec![pod("captured", false), pod("missing", false)], &[State::Fail]),
+        (vec![pod("failed", false)], &[State::Fail]),
+        (vec![pod("waiting", true)], &[State::Fail]),
+        (vec![pod("waiting", false)], &[State::Warn]),
+        (vec![pod("unknown", false)], &[State::Warn]),
+        (vec![pod("captured", false), pod("left out", false)], &[State::Ok, State::Warn]),
+    ] {
+        let mut facts = well();
+        let node = crate::status::NodeStatus { name: "n1".to_owned(), agent: None, proxies: Vec::new(), error: None };
+        facts.status = Some(crate::status::Status { nodes: vec![node], pods });
+        let lines: Vec<Line> = judge(&facts, false).into_iter().filter(|l| l.id == "mesh.pods").collect();
+        assert_eq!(lines.iter().map(|l| l.state).collect::<Vec<_>>(), wanted, "{lines:?}");
+        assert!(!lines[0].what.contains("3 pods"), "only what is captured is in the mesh: {lines:?}");
+        facts.status.as_mut().unwrap().nodes[0].error = Some("no answer".to_owned());
+        assert!(line(&facts, false, "node.status").what.contains("n1: no answer"));
+    }
+}
+
+#[test]
+fn what_an_agent_says_of_its_node_is_told() {
+    let mut facts = well();
+    let host = json!({"kubeletError": "nobody listens", "foreignHooks": ["a hook"], "repaired": ["shop/web: gone"]});
+    facts.agents.insert("n1".to_owned(), json!({ "host": host }));
+    for (id, text) in [("node.kubelet", "nobody listens"), ("node.hooks", "a hook"), ("node.repaired", "shop/web")] {
+        let line = line(&facts, false, id);
+        assert!(line.state == State::Warn && line.what.contains(text) && !line.remedy.is_empty(), "{line:?}");
+    }
+}
+
+#[test]
+fn a_policy_that_cuts_tunnels_off_fails() {
+    let mut facts = well();
+    assert_eq!(line(&facts, false, "mesh.tunnels").state, State::Ok);
+    facts.namespaces =
+        vec![of(json!({"metadata": {"name": "shop", "labels": {"istio.io/dataplane-mode": "ambient"}}}))];
+    facts.pods = vec![of(json!({"metadata": {"name": "web", "namespace": "shop"}, "spec": {"containers": []}}))];
+    facts.policies = vec![of(json!({"metadata": {"name": "web", "namespace": "shop"},
+        "spec": {"podSelector": {}, "ingress": [{"ports": [{"port": 80}]}]}}))];
+    let line = line(&facts, false, "mesh.tunnels");
+    assert!(line.state == State::Fail && line.what.contains("shop/web") && line.remedy.contains("15008"), "{line:?}");
 }

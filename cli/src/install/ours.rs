@@ -60,6 +60,16 @@ pub(super) async fn record(client: &Client, namespace: &str) -> Result<Option<Re
     Ok(Some(Record { by, values: values.with_context(what)? }))
 }
 
+/// The namespaces whose pods an installation never captures.
+///
+/// # Errors
+/// As of [`record`].
+pub(crate) async fn excluded(client: &Client, namespace: &str) -> Result<BTreeSet<String>> {
+    let record = record(client, namespace).await?;
+    let listed = record.as_ref().and_then(|record| record.values["mesh"]["excludedNamespaces"].as_array());
+    Ok(listed.into_iter().flatten().filter_map(|name| name.as_str().map(ToOwned::to_owned)).collect())
+}
+
 /// Refuses to work on an installation that somebody else manages.
 ///
 /// # Errors
