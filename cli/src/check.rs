@@ -82,10 +82,17 @@ pub(crate) async fn run(command: CheckCommand) -> Result<ExitCode> {
     let client = command.connection.client().await?;
     let until = Instant::now() + Duration::from_secs(command.wait.unwrap_or(0));
     let lines = loop {
-        let facts = Facts::gather(&client, &command.system, command.pre).await?;
-        let lines = judge::judge(&facts, command.pre);
-        if lines.iter().all(|l| l.state != State::Fail) || Instant::now() >= until {
-            break lines;
+        let over = Instant::now() >= until;
+        match Facts::gather(&client, &command.system, command.pre).await {
+            Ok(facts) => {
+                let lines = judge::judge(&facts, command.pre);
+                if over || lines.iter().all(|l| l.state != State::Fail) {
+                    break lines;
+                }
+            }
+            Err(error) if over => return Err(error),
+            // An API server that is away may come back while there is time.
+            Err(error) => eprintln!("asked in vain, and again soon: {error:#}"),
         }
         tokio::time::sleep(AGAIN).await;
     };
