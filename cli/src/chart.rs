@@ -62,7 +62,31 @@ fn schema_of<V: JsonSchema>() -> Value {
 /// # Errors
 /// Every mistake in a file with its line, or a setting that does not fit.
 pub(crate) fn values(files: &[impl AsRef<Path>], settings: &[String]) -> Result<Value> {
-    let mut merged = parse("values.yaml", DEFAULTS)?;
+    over(parse("values.yaml", DEFAULTS)?, files, settings)
+}
+
+/// The same over other values in place of the defaults.
+///
+/// # Errors
+/// As [`values`].
+pub(crate) fn over(base: Value, files: &[impl AsRef<Path>], settings: &[String]) -> Result<Value> {
+    let merged = overlaid(base, files, settings)?;
+    // What --set brought is checked here; a file was checked with its lines before.
+    if let Err(mistakes) = document::parse::<Values>("values", &merged.to_string()) {
+        let told: Vec<String> = mistakes.0.iter().map(|m| format!("{}: {}; {}", m.field, m.what, m.remedy)).collect();
+        bail!(
+            "the values do not fit together:\n  {}\n`culvert manifest schema` prints what can be set",
+            told.join("\n  ")
+        );
+    }
+    Ok(merged)
+}
+
+/// The same, without a look at whether they fit together: keys of another version may be among them.
+///
+/// # Errors
+/// As [`values`].
+pub(crate) fn overlaid(mut merged: Value, files: &[impl AsRef<Path>], settings: &[String]) -> Result<Value> {
     for file in files {
         let overlay: Overlay = document::load(file.as_ref())?;
         merge(&mut merged, overlay.0);
@@ -71,14 +95,6 @@ pub(crate) fn values(files: &[impl AsRef<Path>], settings: &[String]) -> Result<
         for overlay in setting::parse(setting)? {
             merge(&mut merged, overlay);
         }
-    }
-    // What --set brought is checked here; a file was checked with its lines before.
-    if let Err(mistakes) = document::parse::<Values>("values", &merged.to_string()) {
-        let told: Vec<String> = mistakes.0.iter().map(|m| format!("{}: {}; {}", m.field, m.what, m.remedy)).collect();
-        bail!(
-            "the values do not fit together:\n  {}\n`culvert manifest schema` prints what can be set",
-            told.join("\n  ")
-        );
     }
     Ok(merged)
 }

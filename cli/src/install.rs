@@ -1,6 +1,7 @@
 //! `culvert install` and `culvert uninstall`.
 
 mod capture;
+mod chosen;
 mod definitions;
 mod drain;
 #[cfg(test)]
@@ -23,12 +24,13 @@ use kube::{Client, ResourceExt};
 use kubernetes::client::call;
 use serde_json::{Value, json};
 
+pub(crate) use self::chosen::chosen;
 pub(crate) use self::definitions::definitions_to_make;
 pub(crate) use self::ours::{excluded, obsolete, refuse_others};
 pub(crate) use self::remove::{Uninstall, uninstall};
 use crate::check::trouble;
 use crate::cluster::{Connection, apply, delete, name_of};
-use crate::manifest::Choice;
+use crate::manifest::{Choice, Keep};
 
 /// The agents, which take the capture off their nodes when they are told to go for good.
 const AGENTS: &str = "culvert-node";
@@ -43,6 +45,8 @@ pub(crate) struct Install {
     connection: Connection,
     #[command(flatten)]
     choice: Choice,
+    #[command(flatten)]
+    keep: Keep,
     /// Do not wait until everything is ready.
     #[arg(long)]
     no_wait: bool,
@@ -59,7 +63,7 @@ pub(crate) struct Install {
 pub(crate) async fn install(command: Install) -> Result<ExitCode> {
     let client = command.connection.client().await?;
     let namespace = &command.choice.namespace;
-    make(&client, &command.choice).await?;
+    make(&client, &command.choice, command.keep).await?;
     if command.no_wait {
         return Ok(ExitCode::SUCCESS);
     }
@@ -78,10 +82,12 @@ pub(crate) async fn install(command: Install) -> Result<ExitCode> {
 /// Makes everything be as chosen. Says how many objects changed or were deleted.
 ///
 /// # Errors
-/// Mistakes in the values, and what the API server refuses.
-pub(crate) async fn make(client: &Client, choice: &Choice) -> Result<usize> {
-    let objects = choice.objects()?;
+/// Mistakes in the values, values that would be reset in silence, and what the API server refuses.
+pub(crate) async fn make(client: &Client, choice: &Choice, keep: Keep) -> Result<usize> {
     refuse_others(client, choice).await?;
+    let chosen = chosen(client, choice, keep).await?;
+    chosen.agreed()?;
+    let objects = choice.rendered(&chosen.values)?;
     definitions::make(client).await?;
     apply(client, &namespace_object(&choice.namespace)).await?;
     let mut changed = 0;

@@ -58,15 +58,34 @@ pub(crate) struct Choice {
     pub(crate) managed_by: String,
 }
 
+/// What becomes of values that an installation has and that are not given again.
+#[derive(Args, Clone, Copy, Debug, Default)]
+#[group(multiple = false)]
+pub(crate) struct Keep {
+    /// Begin with the values of the installation in place of the defaults; what is given wins over them.
+    #[arg(long)]
+    pub(crate) reuse_values: bool,
+    /// Begin with the defaults, whatever values the installation has.
+    #[arg(long)]
+    pub(crate) reset_values: bool,
+}
+
 impl Choice {
     /// The objects. Hooks are only among them when Helm is to run them.
     ///
     /// # Errors
     /// Mistakes in the values.
     pub(crate) fn objects(&self) -> Result<Vec<Value>> {
-        let values = chart::values(&self.files, &self.settings)?;
+        self.rendered(&chart::values(&self.files, &self.settings)?)
+    }
+
+    /// The objects with these values.
+    ///
+    /// # Errors
+    /// A mistake in a template, which is ours.
+    pub(crate) fn rendered(&self, values: &Value) -> Result<Vec<Value>> {
         let release = chart::Release { name: "culvert", namespace: &self.namespace, service: &self.managed_by };
-        let mut objects = chart::objects(&release, &values)?;
+        let mut objects = chart::objects(&release, values)?;
         objects.retain(|object| self.managed_by == HELM || !chart::is_hook(object));
         Ok(objects)
     }

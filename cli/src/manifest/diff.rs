@@ -10,8 +10,8 @@ use kube::api::{Patch, PatchParams};
 use kubernetes::client::call;
 use serde_json::Value;
 
-use super::Choice;
 use super::compare::{Change, changes};
+use super::{Choice, Keep};
 use crate::cluster::{Connection, PROGRAM, api_of, name_of};
 use crate::install;
 
@@ -22,6 +22,8 @@ pub(crate) struct Diff {
     connection: Connection,
     #[command(flatten)]
     choice: Choice,
+    #[command(flatten)]
+    keep: Keep,
 }
 
 /// The status when it cannot be told, as diff(1) has it.
@@ -33,7 +35,7 @@ pub(super) async fn run(command: Diff) -> Result<ExitCode> {
         Ok(client) => client,
         Err(error) => return Ok(trouble(&error)),
     };
-    match differences(&client, &command.choice, &mut stdout()).await {
+    match differences(&client, &command.choice, command.keep, &mut stdout()).await {
         Ok(false) => Ok(ExitCode::SUCCESS),
         Ok(true) => Ok(ExitCode::FAILURE),
         Err(error) => Ok(trouble(&error)),
@@ -46,10 +48,15 @@ fn trouble(error: &anyhow::Error) -> ExitCode {
 }
 
 /// Prints every difference, and says whether there is one.
-async fn differences(client: &Client, choice: &Choice, out: &mut impl Write) -> Result<bool> {
-    let objects = choice.objects()?;
+async fn differences(client: &Client, choice: &Choice, keep: Keep, out: &mut impl Write) -> Result<bool> {
     let namespace = &choice.namespace;
     install::refuse_others(client, choice).await?;
+    let chosen = install::chosen(client, choice, keep).await?;
+    // Nothing is changed here, so that what an installation would refuse is only told.
+    if let Err(reset) = chosen.agreed() {
+        eprintln!("{reset:#}");
+    }
+    let objects = choice.rendered(&chosen.values)?;
     let mut wanted = install::definitions_to_make(client).await?;
     wanted.push(install::namespace_object(namespace));
     wanted.extend(objects.iter().cloned());
@@ -94,6 +101,9 @@ mod tests {
     use super::*;
     use crate::install::fake::Fake;
 
+    const RESET: Keep = Keep { reuse_values: false, reset_values: true };
+    const REUSE: Keep = Keep { reuse_values: true, reset_values: false };
+
     fn choice(settings: &[&str]) -> Choice {
         Choice {
             namespace: "culvert-system".to_owned(),
@@ -105,7 +115,7 @@ mod tests {
 
     async fn diff(fake: &Fake, settings: &[&str]) -> (bool, String) {
         let mut out = Vec::new();
-        let differs = differences(&fake.client(), &choice(settings), &mut out).await.unwrap();
+        let differs = differences(&fake.client(), &choice(settings), Keep::default(), &mut out).await.unwrap();
         (differs, String::from_utf8(out).unwrap())
     }
 
@@ -116,11 +126,11 @@ mod tests {
         let (differs, told) = diff(&fake, policies).await;
         assert!(differs && told.lines().all(|line| line.starts_with("+ ")), "{told}");
         assert_eq!(fake.left(), [""; 0], "nothing is changed");
-        let made = install::make(&fake.client(), &choice(policies)).await.unwrap();
+        let made = install::make(&fake.client(), &choice(policies), RESET).await.unwrap();
         // Definitions and namespace are told too, and not counted among the objects of the chart.
         assert_eq!(made + kubernetes::object::crds().len() + 1, told.lines().count(), "{told}");
         assert_eq!(diff(&fake, policies).await, (false, String::new()));
-        assert_eq!(install::make(&fake.client(), &choice(policies)).await.unwrap(), 0);
+        assert_eq!(install::make(&fake.client(), &choice(policies), RESET).await.unwrap(), 0);
 
         // Other values: only what they touch.
         let (_, told) = diff(&fake, &["control.replicas=3"]).await;
@@ -136,7 +146,7 @@ mod tests {
         ];
         assert_eq!(objects, wanted, "{told}");
         assert!(told.contains("    spec.replicas: 2 -> 3\n"), "{told}");
-        assert_eq!(install::make(&fake.client(), &choice(&["control.replicas=3"])).await.unwrap(), wanted.len());
+        assert_eq!(install::make(&fake.client(), &choice(&["control.replicas=3"]), RESET).await.unwrap(), wanted.len());
         assert_eq!(diff(&fake, &["control.replicas=3"]).await, (false, String::new()));
     }
 
@@ -149,14 +159,39 @@ mod tests {
         let (_, told) = diff(&fake, &[]).await;
         assert!(!told.contains("gateways.gateway"), "{told}");
         assert!(told.contains("gatewayclasses.gateway"), "{told}");
-        install::make(&fake.client(), &choice(&[])).await.unwrap();
+        install::make(&fake.client(), &choice(&[]), RESET).await.unwrap();
         assert_eq!(fake.get(path), before);
         fake.put(
             "/api/v1/namespaces/culvert-system/configmaps/culvert",
             &[("app.kubernetes.io/managed-by", "Helm")],
             Value::Null,
         );
-        let error = install::make(&fake.client(), &choice(&[])).await.unwrap_err().to_string();
+        let error = install::make(&fake.client(), &choice(&[]), RESET).await.unwrap_err().to_string();
         assert!(error.contains("helm upgrade"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn values_that_are_not_given_again_are_neither_reset_nor_kept_in_silence() {
+        let fake = Fake::default();
+        let (client, ask) = (fake.client(), Keep::default());
+        let first = &["mesh.podCIDRs={10.244.0.0/16}", "control.replicas=3"];
+        install::make(&client, &choice(first), ask).await.unwrap();
+        let (story, before) = (fake.story(), fake.get("/api/v1/namespaces/culvert-system/configmaps/culvert"));
+        let error = install::make(&client, &choice(&["control.replicas=4"]), ask).await.unwrap_err().to_string();
+        assert!(error.contains("mesh.podCIDRs: [\"10.244.0.0/16\"] -> []"), "{error}");
+        assert!(!error.contains("control.replicas") && error.contains("--reuse-values"), "{error}");
+        let after = fake.get("/api/v1/namespaces/culvert-system/configmaps/culvert");
+        assert_eq!((fake.story(), after), (story, before), "nothing is touched");
+        // Given again they are as they were, and nobody asks.
+        assert_eq!(install::make(&client, &choice(first), ask).await.unwrap(), 0);
+        let value = |pointer: &str| {
+            let map = fake.get("/api/v1/namespaces/culvert-system/configmaps/culvert").unwrap();
+            let values: Value = serde_json::from_str(map["data"]["values.json"].as_str().unwrap()).unwrap();
+            values.pointer(pointer).unwrap().to_string()
+        };
+        install::make(&client, &choice(&["control.replicas=4"]), REUSE).await.unwrap();
+        assert_eq!((&*value("/mesh/podCIDRs"), &*value("/control/replicas")), ("[\"10.244.0.0/16\"]", "4"));
+        install::make(&client, &choice(&["control.replicas=4"]), RESET).await.unwrap();
+        assert_eq!((&*value("/mesh/podCIDRs"), &*value("/control/replicas")), ("[]", "4"));
     }
 }

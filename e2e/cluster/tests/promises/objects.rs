@@ -47,7 +47,7 @@ pub(crate) fn bound(cluster: &Cluster) -> Result<()> {
 
 /// Installs again, with further values.
 fn install(cluster: &Cluster, more: &[&str]) -> Result<()> {
-    let mut arguments = vec!["install"];
+    let mut arguments = vec!["install", "--reset-values"];
     arguments.extend(VALUES);
     arguments.extend(more);
     culvert(cluster, &arguments)?;
