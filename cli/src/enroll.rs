@@ -53,9 +53,9 @@ pub(crate) async fn enroll(command: Enroll) -> Result<ExitCode> {
     let client = command.connection.client().await?;
     let namespaces: Api<Namespace> = Api::all(client.clone());
     let all: Vec<Namespace> = call("list namespaces", namespaces.list(&ListParams::default())).await?.items;
-    let pods: Api<Pod> = Api::namespaced(client.clone(), name);
+    let pods: Api<Pod> = Api::all(client.clone());
     let pods = call("list pods", pods.list(&ListParams::default())).await?.items;
-    let policies: Api<NetworkPolicy> = Api::namespaced(client.clone(), name);
+    let policies: Api<NetworkPolicy> = Api::all(client.clone());
     let policies = call("list network policies", policies.list(&ListParams::default())).await?.items;
     let found = find(name, &all, &pods, &policies)?;
     let mut out = stdout().lock();
@@ -66,7 +66,7 @@ pub(crate) async fn enroll(command: Enroll) -> Result<ExitCode> {
     writeln!(
         out,
         "{} pods, {broken} findings that would break something, {} to know",
-        pods.len(),
+        pods.iter().filter(|pod| pod.namespace().as_deref() == Some(name)).count(),
         found.len() - broken
     )?;
     if command.dry_run {
@@ -197,8 +197,32 @@ mod tests {
     }
 
     #[test]
+    fn a_policy_of_another_namespace_that_would_cut_tunnels_to_this_one_off_is_named() {
+        let namespaces: Vec<Namespace> = [
+            json!({"name": "web", "labels": {MODE: "ambient"}}),
+            json!({"name": "shop", "labels": {"kubernetes.io/metadata.name": "shop"}}),
+            json!({"name": "bank"}),
+        ]
+        .map(|metadata| of(json!({ "metadata": metadata })))
+        .to_vec();
+        let pods: Vec<Pod> = ["web", "shop", "bank"]
+            .map(|n| of(json!({"metadata": {"name": "p", "namespace": n}, "spec": {"containers": []}})))
+            .to_vec();
+        let to_shop = json!({"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "shop"}}});
+        let policy: NetworkPolicy =
+            of(json!({"metadata": {"name": "out", "namespace": "web"}, "spec": {"podSelector": {},
+            "policyTypes": ["Egress"], "egress": [{"to": [to_shop], "ports": [{"port": 8080}]}]}}));
+        let told = |name: &str| find(name, &namespaces, &pods, std::slice::from_ref(&policy)).unwrap();
+        let of_shop = told("shop");
+        assert_eq!(of_shop.len(), 1);
+        assert!(of_shop[0].object == "NetworkPolicy web/out" && of_shop[0].remedy.contains("15008"), "{}", of_shop[0]);
+        assert_eq!(told("bank"), []);
+    }
+
+    #[test]
     fn pods_that_cannot_or_do_not_join_are_named() {
-        let namespace: Namespace = of(json!({"metadata": {"name": "shop", "labels": {"istio-injection": "enabled"}}}));
+        let namespace: Namespace = of(json!({"metadata": {"name": "shop",
+            "labels": {"istio-injection": "enabled", "istio.io/rev": "1-26"}}}));
         let pod = |name: &str, spec: serde_json::Value, annotations: serde_json::Value| -> Pod {
             of(json!({"metadata": {"name": name, "namespace": "shop", "annotations": annotations}, "spec": spec}))
         };
@@ -207,13 +231,16 @@ mod tests {
             pod("sandboxed", json!({"containers": [], "runtimeClassName": "kata-qemu"}), json!({})),
             pod("sidecar", json!({"containers": []}), json!({"sidecar.istio.io/status": "{}"})),
             pod("port", json!({"containers": [{"name": "c", "ports": [{"containerPort": 15006}]}]}), json!({})),
+            pod("named", json!({"containers": [], "runtimeClassName": "my-kata"}), json!({})),
             pod("plain", json!({"containers": [{"name": "c", "ports": [{"containerPort": 80}]}]}), json!({})),
         ];
         let found = find("shop", &[namespace], &pods, &[]).unwrap();
         let breaks: Vec<&str> =
             found.iter().filter(|f| f.severity == Severity::Breaks).map(|f| f.object.as_str()).collect();
-        assert_eq!(breaks, ["namespace shop", "pod shop/sandboxed", "pod shop/port"]);
-        assert_eq!(found.len(), 5);
+        assert_eq!(breaks, ["namespace shop", "namespace shop", "pod shop/port"]);
+        assert_eq!(found.len(), 6);
+        let sandboxed = found.iter().find(|f| f.object == "pod shop/sandboxed").unwrap();
+        assert!(sandboxed.what.contains("stays out of the mesh"), "{sandboxed}");
     }
 
     #[test]
