@@ -4,6 +4,7 @@ mod authority;
 mod facts;
 mod judge;
 mod networks;
+mod reach;
 mod waypoints;
 
 use std::io::{Write, stdout};

@@ -179,9 +179,9 @@ fn the_definitions_rights_are_those_that_their_removal_needs() {
     }
 }
 
-/// Every value, as (path, another value).
+/// Every value, as (JSON pointer, another value).
 fn leaves(path: &str, value: &Value) -> Vec<(String, Value)> {
-    let below = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
+    let below = |key: &str| format!("{path}/{}", key.replace('~', "~0").replace('/', "~1"));
     match value {
         Value::Object(map) if !map.is_empty() => map.iter().flat_map(|(key, v)| leaves(&below(key), v)).collect(),
         Value::Object(_) => vec![(path.to_owned(), json!({"added": "x"}))],
@@ -193,7 +193,7 @@ fn leaves(path: &str, value: &Value) -> Vec<(String, Value)> {
 }
 
 fn changed(mut values: Value, path: &str, to: Value) -> Value {
-    *values.pointer_mut(&format!("/{}", path.replace('.', "/"))).unwrap() = to;
+    *values.pointer_mut(path).unwrap() = to;
     values
 }
 

@@ -282,6 +282,8 @@ pub(crate) struct Ztunnel {
     pub(crate) drain_seconds: u32,
     /// Further annotations of its pods.
     pub(crate) pod_annotations: BTreeMap<String, String>,
+    /// `nodeSelector` of its pods; where the agent runs, a proxy must.
+    pub(crate) node_selector: BTreeMap<String, String>,
 }
 
 /// The node agent.
@@ -316,6 +318,8 @@ pub(crate) struct Node {
     /// `istio-system/ztunnel`.
     #[schemars(inner(regex(pattern = form::ACCOUNT)))]
     pub(crate) proxy_accounts: Vec<String>,
+    /// `nodeSelector` of its pods: nodes that others do not match are outside the mesh.
+    pub(crate) node_selector: BTreeMap<String, String>,
 }
 
 /// Names that Istio uses too.

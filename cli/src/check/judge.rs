@@ -5,7 +5,7 @@ use kube::ResourceExt;
 use kubernetes::object::crds;
 
 use super::facts::Facts;
-use super::{Line, State, authority, networks, waypoints};
+use super::{Line, State, authority, networks, reach, waypoints};
 use crate::enroll;
 
 /// Oldest Kubernetes that has what we use: sidecar containers aside, server-side apply and bound tokens with node claims
@@ -24,7 +24,7 @@ const LEASE_SECONDS: i64 = 40;
 /// All lines, by group.
 pub(crate) fn judge(facts: &Facts, pre: bool) -> Vec<Line> {
     let mut lines = vec![version(facts), definitions(facts, pre), clock(facts)];
-    lines.extend(facts.nodes.iter().map(kernel));
+    lines.extend(facts.nodes.iter().filter(|node| reach::concerns(node, facts)).map(kernel));
     lines.extend(facts.nodes.iter().filter_map(|node| node_clock(node, facts)));
     if facts.istiod {
         lines.push(Line {
@@ -38,7 +38,8 @@ pub(crate) fn judge(facts: &Facts, pre: bool) -> Vec<Line> {
     if !pre {
         lines.extend(waypoints::lines(&facts.waypoints));
         lines.extend(["culvert-ca", "culvert-control"].map(|name| deployment(facts, name)));
-        lines.extend(facts.nodes.iter().flat_map(|node| programs(node, facts)));
+        let nodes = facts.nodes.iter().filter(|node| reach::concerns(node, facts));
+        lines.extend(nodes.flat_map(|node| programs(node, facts)));
         lines.push(versions(facts));
         lines.extend(authority::roots(facts));
         lines.push(networks::line(facts));
