@@ -1,5 +1,7 @@
 //! The checks: facts in, lines out.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::api::core::v1::{ContainerStatus, Node, Pod};
 use kube::ResourceExt;
 use kubernetes::object::crds;
@@ -271,22 +273,29 @@ fn agent_says(node: &str, agent: &serde_json::Value) -> Vec<Line> {
 fn versions(facts: &Facts) -> Line {
     let id = "mesh.version";
     let ours = env!("CARGO_PKG_VERSION");
-    let mut others: Vec<String> = facts
-        .own
-        .iter()
-        .flat_map(|p| p.spec.iter().flat_map(|s| &s.containers).filter_map(|c| c.image.clone()))
-        .filter(|image| image.rsplit_once(':').is_some_and(|(_, tag)| tag != ours))
-        .collect();
-    others.sort_unstable();
-    others.dedup();
-    match others.is_empty() {
-        true => ok(id, format!("every program is {ours}, as this one")),
-        false => warn(
+    let containers = facts.own.iter().flat_map(|p| p.spec.iter().flat_map(|s| &s.containers));
+    let images: BTreeSet<&str> = containers.filter_map(|c| c.image.as_deref()).collect();
+    let (told, untold): (Vec<&str>, Vec<&str>) = images.into_iter().partition(|image| version_of(image).is_some());
+    let others: Vec<&str> = told.into_iter().filter(|image| version_of(image) != Some(ours)).collect();
+    match (others.is_empty(), untold.is_empty()) {
+        (true, true) => ok(id, format!("every program is {ours}, as this one")),
+        (true, false) => ok(id, format!("this is {ours}; the images {} do not tell their version", untold.join(", "))),
+        (false, _) => warn(
             id,
             format!("this is {ours}, and there runs {}", others.join(", ")),
             "update the one that is older; one minor version apart is supported",
         ),
     }
+}
+
+/// The version that an image's tag names, when it is a version: `1.2.3`, with or without a `v`. A digest tells none.
+fn version_of(image: &str) -> Option<&str> {
+    let name = image.split_once('@').map_or(image, |(name, _)| name);
+    let (_, tag) = name.rsplit('/').next()?.split_once(':')?;
+    let version = tag.strip_prefix('v').unwrap_or(tag);
+    let numbers = version.split(['-', '+']).next()?;
+    let is_version = numbers.split('.').count() == 3 && numbers.split('.').all(|n| n.parse::<u32>().is_ok());
+    is_version.then_some(version)
 }
 
 /// Pods that should be captured and are not.

@@ -199,3 +199,21 @@ fn a_policy_that_cuts_tunnels_off_fails() {
     let line = line(&facts, false, "mesh.tunnels");
     assert!(line.state == State::Fail && line.what.contains("shop/web") && line.remedy.contains("15008"), "{line:?}");
 }
+
+#[test]
+fn only_tags_that_are_versions_are_compared() {
+    let ours = env!("CARGO_PKG_VERSION");
+    for (image, wanted) in [
+        (format!("culvert.dev/ztunnel:{ours}"), (State::Ok, "every program is")),
+        (format!("localhost:5000/ztunnel:v{ours}@sha256:00"), (State::Ok, "every program is")),
+        ("localhost:5000/ztunnel@sha256:00".to_owned(), (State::Ok, "do not tell their version")),
+        ("culvert.dev/ztunnel:v1-x".to_owned(), (State::Ok, "do not tell their version")),
+        ("culvert.dev/ztunnel:v0.0.1-rc.1".to_owned(), (State::Warn, "there runs culvert.dev/ztunnel:v0.0.1-rc.1")),
+    ] {
+        let mut facts = well();
+        facts.own =
+            vec![of(json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": image}]}}))];
+        let line = line(&facts, false, "mesh.version");
+        assert!(line.state == wanted.0 && line.what.contains(wanted.1), "{line:?}");
+    }
+}
