@@ -2,10 +2,11 @@
 
 use std::error::Error;
 
-const FILES: [&str; 10] = [
+const FILES: [&str; 11] = [
     "workload.proto",
     "egress.proto",
     "network.proto",
+    "node.proto",
     "authorization.proto",
     "discovery.proto",
     "ca.proto",

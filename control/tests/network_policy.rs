@@ -28,8 +28,10 @@ use policy::{Connection, PolicySet, Subject, Verdict, judge};
 
 /// Whether the node proxy of a pod lets a connection in.
 fn lets_in(policies: &Policies, set: &PolicySet, pod: &v1::Pod, source: IpAddr, port: u16) -> bool {
+    let node: IpAddr = pod.status.as_ref().unwrap().host_ip.as_ref().unwrap().parse().unwrap();
     let pod = Pod::from(pod);
     let subject = Subject {
+        node: Some([node].into()),
         namespace: pod.meta.namespace.clone(),
         policies: policies.names(&pod.meta.namespace, &pod.meta.labels, Some(&pod.meta.name)),
     };

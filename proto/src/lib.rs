@@ -45,6 +45,12 @@ pub mod egress {
     tonic::include_proto!("culvert.egress.v1");
 }
 
+/// The node that a workload runs on.
+#[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated")]
+pub mod node {
+    tonic::include_proto!("culvert.node.v1");
+}
+
 /// Which addresses are pods'.
 #[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated")]
 pub mod network {
@@ -77,3 +83,7 @@ pub const POD_NETWORKS_NAME: &str = "pods";
 pub const EGRESS_EXTENSION: &str = "culvert.dev/egress";
 /// Type URL of `egress::Egress`.
 pub const EGRESS_TYPE: &str = "type.googleapis.com/culvert.egress.v1.Egress";
+/// Name of the entry of `workload::Workload.extensions` that holds a `node::Node`.
+pub const NODE_EXTENSION: &str = "culvert.dev/node";
+/// Type URL of `node::Node`.
+pub const NODE_TYPE: &str = "type.googleapis.com/culvert.node.v1.Node";

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use hbone::TunnelStream;
 use identity::Peer;
-use mesh::{Direction, Outcome};
+use mesh::{Direction, Outcome, Workload};
 use net::relay::{Ended, IntoEnd, Progress, Side, TcpEnd, relay};
 use net::socket;
-use policy::{Permit, Subject, Verdict};
+use policy::{Permit, Verdict};
 use proxy::meter::Way;
 use proxy::tunnel_io::TunnelEnd;
 use proxy::{World, bond};
@@ -189,15 +189,16 @@ async fn withdrawn(world: &World, guard: &Guard) -> policy::Denial {
     let mut changes = world.verdicts();
     loop {
         // A workload that discovery has dropped is judged as it was: its pod is about to go, or discovery is behind.
-        let subject = world.local_now(pod).map_or_else(|| permit.subject().clone(), |w| Subject::from(&*w));
-        match permit.rejudge(&world.policies(), &subject).verdict {
+        let of = |w: &Workload| judge::subject(world, w, permit.connection());
+        let now = world.local_now(pod).map_or_else(|| permit.subject().clone(), |w| of(&w));
+        match permit.rejudge(&world.policies(), &now).verdict {
             Verdict::Permitted(_) => {}
             Verdict::Denied(denial) => return denial,
             // A policy was named and has not arrived: as long as a new connection would be held for.
             Verdict::Unknown(names) => {
                 let decided = || {
-                    let subject = world.local_now(pod).map(|w| Subject::from(&*w))?;
-                    let verdict = permit.rejudge(&world.policies(), &subject).verdict;
+                    let now = world.local_now(pod).map(|w| of(&w))?;
+                    let verdict = permit.rejudge(&world.policies(), &now).verdict;
                     (!matches!(verdict, Verdict::Unknown(_))).then_some(())
                 };
                 // Boxed: rare, and every connection's future would have its size.

@@ -417,3 +417,18 @@ async fn an_unknown_address_in_a_network_of_control_is_held_and_refused_and_neve
     assert!(said.len() == 1 && said[0].contains("127.77.0.9"), "{said:?}");
     assert_eq!(app.read(&mut [0; 1]).await.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
 }
+
+#[test]
+fn an_address_that_a_pod_has_is_no_nodes() {
+    let world = World::new();
+    let node = Some([[10, 0, 0, 1].into(), [192, 168, 0, 1].into()].into());
+    let web = Workload { node_addresses: node.clone(), ..pod("shop", "web", 9) };
+    let from = |ip: [u8; 4]| Connection { source: None, source_ip: ip.into(), ..connection(&web) };
+    let exempt = |world: &World, ip| judge::subject(world, &web, &from(ip)).node.is_some();
+    assert!(exempt(&world, [10, 0, 0, 1]) && exempt(&world, [192, 168, 0, 1]));
+    let host = Workload { network_mode: mesh::workload::NetworkMode::HostNetwork, ..pod("shop", "host", 7) };
+    let host = Workload { addresses: vec![[192, 168, 0, 1].into()], ..host };
+    world.apply(Change { workloads: vec![pod("shop", "first", 1), host], ..Change::default() });
+    assert!(!exempt(&world, [10, 0, 0, 1]), "a network plug-in that gives pods the first address");
+    assert!(exempt(&world, [192, 168, 0, 1]), "pods of the host's network have their node's address");
+}

@@ -1,6 +1,6 @@
 //! Asks `policy` for a permit, and says why in the record.
 
-use mesh::Outcome;
+use mesh::{NetworkAddress, Outcome, Workload};
 use policy::{Connection, Denial, Effect, Judgement, Permit, Reason, Subject, Verdict};
 use proxy::World;
 use telemetry::Record;
@@ -62,5 +62,17 @@ pub(crate) fn explained(denial: &Denial, why: Option<String>, record: &mut Recor
 /// The judgement by what is known now; `None` when discovery does not know the pod.
 fn now(world: &World, pod: &Pod, connection: &Connection) -> Option<Judgement> {
     let workload = world.local_now(pod)?;
-    Some(policy::judge(&world.policies(), &Subject::from(&*workload), connection))
+    let subject = subject(world, &workload, connection);
+    Some(policy::judge(&world.policies(), &subject, connection))
+}
+
+/// The subject that a workload is for a connection. An address that a pod has is no node's: some network plug-ins give pods the one
+/// that others give the node's end of its pod network.
+pub(crate) fn subject(world: &World, workload: &Workload, connection: &Connection) -> Subject {
+    let mut subject = Subject::from(workload);
+    if subject.node.is_some() {
+        let source = NetworkAddress::new(workload.network.clone(), connection.source_ip);
+        subject.node = subject.node.filter(|_| world.directory().workload_by_address(&source).is_none());
+    }
+    subject
 }

@@ -1,5 +1,6 @@
 //! Nodes and namespaces.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1;
@@ -17,11 +18,25 @@ pub struct Node {
     /// Where it is: labels `topology.kubernetes.io/region` and `zone`, `topology.istio.io/subzone`.
     pub locality: Locality,
     /// Its own addresses: nobody is led there by a user's word.
-    pub addresses: Vec<std::net::IpAddr>,
+    pub addresses: Vec<IpAddr>,
     /// Blocks that its pods' addresses come from.
     pub pod_cidrs: Vec<Cidr>,
     /// What is wrong with it.
     pub faults: Faults,
+}
+
+impl Node {
+    /// Addresses that its own programs show its pods: those of its status, and the first of each block of its pods, which bridge
+    /// and host-local plug-ins give the node's end. Other plug-ins may give that one to a pod, anywhere: whoever relies on it has to
+    /// look whether a pod has it.
+    pub fn sources(&self) -> impl Iterator<Item = IpAddr> {
+        let first = |block: &Cidr| match block.addr() {
+            IpAddr::V4(ip) if block.prefix_len() < 31 => Some(IpAddr::from(Ipv4Addr::from_bits(ip.to_bits() + 1))),
+            IpAddr::V6(ip) if block.prefix_len() < 127 => Some(IpAddr::from(Ipv6Addr::from_bits(ip.to_bits() + 1))),
+            _ => None,
+        };
+        self.addresses.iter().copied().chain(self.pod_cidrs.iter().filter_map(first))
+    }
 }
 
 impl From<&v1::Node> for Node {

@@ -11,8 +11,9 @@
 //! entry holds the policy without effect.
 //!
 //! Meaning: Kubernetes' own (concept page "Network Policies", `networking.k8s.io/v1`). What is not decided here:
-//! - Traffic from a pod's own node is always let in; that is the exemption of kubelet's probes, in the node agent. Traffic to
-//!   it is always let out: its addresses go along with the name of the policy.
+//! - Traffic from a pod's own node is always let in: the kubelet's probes by the node agent, others in clear by the node's
+//!   addresses, which go along with the workload (node.proto). Traffic to it is always let out: its addresses go along with the
+//!   name of the policy.
 //! - What is not TCP is not in the mesh; the network plug-in judges it.
 //! - Pods of the host's network have their node's address. No selector selects them, `ipBlock` does.
 

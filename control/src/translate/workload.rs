@@ -49,6 +49,8 @@ impl State {
         let (tunnel, native_tunnel) = tunnel(pod.enrolled, &meta.labels);
         let services = self.services_of_pod(pod);
         let names = self.policies.names(&meta.namespace, &meta.labels, Some(&meta.name));
+        let isolated = names.iter().any(|name| mesh::authz::is_network_policy(name));
+        let node_addresses = node.filter(|_| isolated).map(|n| n.sources().collect());
         let authorization_policies = self.with_companions(names, &services, &instance);
         let egress = self.policies.egress(&meta.namespace, &meta.name).map(|policy| {
             let exempt = node.map(|n| n.addresses.clone()).unwrap_or_default();
@@ -73,6 +75,7 @@ impl State {
             network_mode: if pod.host_network { NetworkMode::HostNetwork } else { NetworkMode::Standard },
             authorization_policies,
             egress,
+            node_addresses,
             ..self.workload(&meta.labels, &pod.workload_name)
         })
     }

@@ -50,6 +50,7 @@ fn feed(workload: &Workload, hasher: &mut impl Hasher) {
         services,
         authorization_policies,
         egress,
+        node_addresses,
         health,
         cluster_id,
         locality,
@@ -60,7 +61,7 @@ fn feed(workload: &Workload, hasher: &mut impl Hasher) {
     (uid, name, namespace, addresses, hostname, network, tunnel, trust_domain).hash(hasher);
     (service_account, waypoint, network_gateway, node, canonical_name, canonical_revision).hash(hasher);
     (workload_type, workload_name, native_tunnel, authorization_policies, health, cluster_id).hash(hasher);
-    (locality, network_mode, capacity, egress, extensions).hash(hasher);
+    (locality, network_mode, capacity, egress, node_addresses, extensions).hash(hasher);
     application_tunnel.map(|t| (t.protocol as u8, t.port)).hash(hasher);
     services.len().hash(hasher);
     for (key, PortMap(ports)) in services {

@@ -17,9 +17,11 @@ type Map = BTreeMap<String, String>;
 
 /// Whether the policies let a TCP connection into a pod.
 pub(crate) fn allows(cluster: &Cluster, policies: &[NetworkPolicy], pod: &v1::Pod, source: IpAddr, port: u16) -> bool {
-    // "A Pod cannot block access to itself" (Kubernetes, "Network Policies"). The first address is the one that is called.
-    let own = pod.status.as_ref().and_then(|s| s.pod_ips.as_ref()?.first());
-    if own.is_some_and(|own| own.ip.parse() == Ok(source)) {
+    // "A Pod cannot block access to itself" (Kubernetes, "Network Policies"; the first address is the one that is called), and
+    // "traffic to and from the node where a Pod is running is always allowed".
+    let status = pod.status.as_ref().unwrap();
+    let own = status.pod_ips.as_ref().and_then(|ips| ips.first()).map(|own| &own.ip);
+    if own.into_iter().chain(&status.host_ip).any(|ip| ip.parse() == Ok(source)) {
         return true;
     }
     let empty = Map::new();

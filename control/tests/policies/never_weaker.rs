@@ -141,7 +141,7 @@ fn matches(action: Action, rule: &api::Rule, c: &Connection) -> bool {
     .unwrap();
     let mut set = PolicySet::default();
     set.insert(AuthorizationPolicy::from(&object).resource("root").unwrap());
-    let subject = Subject { namespace: "shop".into(), policies: vec![] };
+    let subject = Subject { namespace: "shop".into(), policies: vec![], node: None };
     matches!(judge(&set, &subject, c).verdict, Verdict::Denied(_)) == denies
 }
 

@@ -60,6 +60,8 @@ pub struct Workload {
     pub authorization_policies: Vec<Arc<str>>,
     /// What it may dial; `None`: anything.
     pub egress: Option<Arc<Egress>>,
+    /// Addresses of its node, from which NetworkPolicies let in whatever comes in clear; `None` where none of them is about it.
+    pub node_addresses: Option<Arc<[IpAddr]>>,
     /// Whether it wants traffic.
     pub health: Health,
     /// The cluster it lives in.
@@ -99,6 +101,7 @@ impl Default for Workload {
             services: BTreeMap::new(),
             authorization_policies: Vec::new(),
             egress: None,
+            node_addresses: None,
             health: Health::Healthy,
             cluster_id: DEFAULT_CLUSTER.into(),
             locality: Locality::default(),

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use mesh::addr::canonical;
 use mesh::authz::{Action, Authorization, is_network_policy};
 
 use crate::matching::Facts;
@@ -19,11 +20,13 @@ use crate::verdict::{Cause, Connection, Denial, DryRun, Effect, Judgement, Permi
 ///
 /// Policies that stand for NetworkPolicies do not take part when a pod calls itself, by its Service for one: Kubernetes exempts
 /// that (concept page "Network Policies": "a Pod cannot block access to itself"). Nobody else has the pod's address: a packet
-/// from outside that shows it is a martian to the kernel.
+/// from outside that shows it is a martian to the kernel. Nor do they when its own node calls in clear ("traffic to and from
+/// the node where a Pod is running is always allowed"): programs of the node have no identity, and who has one is a pod, whatever
+/// address it shows.
 pub fn judge(set: &PolicySet, subject: &Subject, connection: &Connection) -> Judgement {
     let facts = Facts::new(connection);
     let Applicable { mut held, mut not_held } = set.applicable(subject);
-    if connection.source_ip == connection.destination_ip {
+    if connection.source_ip == connection.destination_ip || is_own_node(subject, connection) {
         held.retain(|(key, _)| !is_network_policy(key));
         not_held.retain(|key| !is_network_policy(key));
     }
@@ -44,6 +47,12 @@ pub fn judge(set: &PolicySet, subject: &Subject, connection: &Connection) -> Jud
     let dry = held.iter().filter(|(_, p)| p.dry_run);
     let dry_run = dry.map(|(key, policy)| dry_run(&facts, key, policy, &verdict)).collect();
     Judgement { verdict, dry_run }
+}
+
+fn is_own_node(subject: &Subject, connection: &Connection) -> bool {
+    let source = canonical(connection.source_ip);
+    let node = subject.node.iter().flat_map(|addresses| addresses.iter());
+    connection.source.is_none() && node.into_iter().any(|own| canonical(*own) == source)
 }
 
 fn first_match<'a>(

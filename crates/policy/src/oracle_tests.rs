@@ -200,7 +200,7 @@ fn policies() -> impl Strategy<Value = Vec<Authorization>> {
 fn subjects() -> impl Strategy<Value = Subject> {
     let name = (select(&NAMESPACES[..]), 0..4u8).prop_map(|(ns, i)| format!("{ns}/p{i}").into());
     let names = (vec(name, 0..3), prop::bool::ANY).prop_map(|(n, some)| if some { n } else { Vec::new() });
-    (select(&NAMESPACES[..]), names).prop_map(|(ns, policies)| Subject { namespace: ns.into(), policies })
+    (select(&NAMESPACES[..]), names).prop_map(|(ns, policies)| Subject { namespace: ns.into(), policies, node: None })
 }
 
 fn connections() -> impl Strategy<Value = Connection> {

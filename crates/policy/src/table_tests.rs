@@ -3,7 +3,7 @@
 use mesh::authz::{Action, Clause, Match, Rule, Scope, StringMatch};
 
 use crate::testing::*;
-use crate::{Connection, Effect, PolicySet, Subject, judge};
+use crate::{Connection, Effect, PolicySet, Subject, Verdict, judge};
 
 /// Whether a single rule matches a connection, asked by way of a DENY policy.
 fn matches(rule: Rule, connection: &Connection) -> bool {
@@ -307,4 +307,28 @@ fn what_a_pod_says_to_itself_is_exempt_from_network_policies_alone() {
     // One that has not arrived yet cannot change the answer either.
     assert_eq!(told(&judge(&set(vec![]), &subject(&[network]), &itself)), "permitted: no ALLOW policy applies");
     assert_eq!(told(&judge(&set(vec![]), &subject(&[user]), &itself)), "unknown: shop/a");
+}
+
+#[test]
+fn what_its_own_node_says_in_clear_is_exempt_from_network_policies_alone() {
+    let (user, network) = ("shop/a", "shop/culvert_network_policy_web");
+    let node: std::sync::Arc<[std::net::IpAddr]> = ["192.168.0.1", "fd00::1"].map(|ip| ip.parse().unwrap()).into();
+    let subject = |policies: &[&str]| Subject { node: Some(node.clone()), ..subject(policies) };
+    let at = |ip: &str| Connection { source_ip: ip.parse().unwrap(), ..plaintext() };
+    let deny = |key: &str| policy(key, Scope::WorkloadSelector, Action::Deny, vec![Rule::default()]);
+    let set = set(vec![deny(user), deny(network)]);
+    let own = at("192.168.0.1");
+    let told = |c: &Connection, policies: &[&str]| told(&judge(&set, &subject(policies), c));
+    assert_eq!(told(&own, &[network]), "permitted: no ALLOW policy applies");
+    assert_eq!(told(&at("::ffff:192.168.0.1"), &[network]), "permitted: no ALLOW policy applies");
+    assert_eq!(told(&at("fd00::1"), &[network]), "permitted: no ALLOW policy applies");
+    assert_eq!(told(&own, &[network, user]), "denied by shop/a rule 0");
+    assert_eq!(told(&own, &[network, "shop/gone"]), "unknown: shop/gone");
+    assert_eq!(told(&own, &["shop/culvert_network_policy_gone"]), "permitted: no ALLOW policy applies");
+    let denied = format!("denied by {network} rule 0");
+    assert_eq!(told(&at("192.168.0.2"), &[network]), denied, "another node");
+    let tunnelled = Connection { source: from("web").source, ..own.clone() };
+    assert_eq!(told(&tunnelled, &[network]), denied, "a pod that shows the node's address");
+    let nobody = Subject { node: None, ..subject(&[network]) };
+    assert!(matches!(judge(&set, &nobody, &own).verdict, Verdict::Denied(_)));
 }

@@ -43,7 +43,7 @@ pub(crate) fn plaintext() -> Connection {
 }
 
 pub(crate) fn subject(policies: &[&str]) -> Subject {
-    Subject { namespace: "shop".into(), policies: policies.iter().map(|p| Arc::from(*p)).collect() }
+    Subject { namespace: "shop".into(), policies: policies.iter().map(|p| Arc::from(*p)).collect(), node: None }
 }
 
 pub(crate) fn set(policies: Vec<Authorization>) -> PolicySet {

@@ -32,11 +32,17 @@ pub struct Subject {
     pub namespace: Arc<str>,
     /// Keys (`namespace/name`) of the selector policies that apply to it.
     pub policies: Vec<Arc<str>>,
+    /// Addresses of its own node, if NetworkPolicies are about it.
+    pub node: Option<Arc<[IpAddr]>>,
 }
 
 impl From<&Workload> for Subject {
     fn from(workload: &Workload) -> Self {
-        Self { namespace: workload.namespace.clone(), policies: workload.authorization_policies.clone() }
+        Self {
+            namespace: workload.namespace.clone(),
+            policies: workload.authorization_policies.clone(),
+            node: workload.node_addresses.clone(),
+        }
     }
 }
 

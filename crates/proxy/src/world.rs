@@ -81,7 +81,8 @@ impl World {
         for workload in change.workloads {
             pieces.step();
             if let Some(old) = snapshot.workload(&workload.uid) {
-                verdicts |= old.authorization_policies != workload.authorization_policies;
+                verdicts |= old.authorization_policies != workload.authorization_policies
+                    || old.node_addresses != workload.node_addresses;
                 restricted |= old.egress != workload.egress;
             }
             snapshot.insert_workload(workload);
@@ -105,11 +106,7 @@ impl World {
             stand_ins.insert(key, reason);
         }
         // Before the directory: an address that a workload leaves must not look like a stranger's.
-        if let Some(blocks) = change.pod_networks {
-            let all = Cidr::merged(self.configured.iter().copied().chain(blocks));
-            tracing::info!(blocks = %all.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "), "pod network");
-            self.pod_networks.store(Arc::new(all));
-        }
+        change.pod_networks.into_iter().for_each(|blocks| self.set_pod_networks(blocks));
         // Policies first: a workload that names a new policy must never be seen without it (discovery.md 6.3).
         self.policies.store(Arc::new(policies));
         self.stand_ins.store(Arc::new(stand_ins));
@@ -121,6 +118,12 @@ impl World {
         if restricted {
             self.restricted.send_modify(|v| *v += 1);
         }
+    }
+
+    fn set_pod_networks(&self, said: Vec<Cidr>) {
+        let all = Cidr::merged(self.configured.iter().copied().chain(said));
+        tracing::info!(blocks = %all.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "), "pod network");
+        self.pod_networks.store(Arc::new(all));
     }
 
     /// Who is where, at this moment.

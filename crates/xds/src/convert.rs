@@ -9,6 +9,7 @@ mod authorization;
 mod common;
 mod egress;
 mod network;
+mod node;
 mod service;
 mod stand_in;
 mod texts;

@@ -215,6 +215,7 @@ fn workload(w: &Workload) -> String {
             }),
             list("in", w.services.iter().map(members)),
             list("under", &w.authorization_policies),
+            w.node_addresses.as_ref().and_then(|a| list("but from", a.iter().map(ToString::to_string))),
             w.egress.as_ref().and_then(|e| list("out under", &e.policies)),
             w.egress.as_ref().and_then(|e| list("but to", &e.exempt)),
             flag(w.health == Health::Unhealthy, "unhealthy"),

@@ -16,7 +16,7 @@ impl Touch<Node> for World {
         if differs(step, |n| n.addresses.clone()) {
             self.mark_claims(both(step).flat_map(|n| n.addresses.clone()), key);
         }
-        if differs(step, |n| (n.locality.clone(), n.addresses.clone())) {
+        if differs(step, |n| (n.locality.clone(), n.addresses.clone(), n.pod_cidrs.clone())) {
             let pods = self.state.pods_by_node.of(&key.name).to_vec();
             for pod in pods {
                 self.mark(Unit::Workloads(Key { kind: Kind::Pod, namespace: pod.namespace, name: pod.name }));

@@ -82,13 +82,15 @@ prop_compose! {
         network_mode in select(vec![NetworkMode::Standard, NetworkMode::HostNetwork]),
         (locality, capacity, extensions) in (locality(), any::<u32>(), vec(name(), 0..2)),
         egress in option::of((vec(name(), 0..3), vec(ip(), 0..3))),
+        node_addresses in option::of(vec(ip(), 0..3)),
     ) -> Workload {
+        let node_addresses = node_addresses.map(Arc::from);
         let egress = egress.map(|(policies, exempt)| Arc::new(Egress { policies, exempt }));
         Workload {
             uid, name, namespace, addresses, hostname, network, tunnel, trust_domain, service_account, waypoint,
             network_gateway, node, canonical_name, canonical_revision, workload_type, workload_name, native_tunnel,
             application_tunnel, services, authorization_policies, health, cluster_id, locality, network_mode, capacity,
-            egress, extensions,
+            egress, node_addresses, extensions,
         }
     }
 }

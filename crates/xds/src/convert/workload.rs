@@ -1,5 +1,7 @@
 //! `istio.workload.Workload` (discovery.md 3).
 
+use std::sync::Arc;
+
 use mesh::Workload;
 use mesh::workload::{
     AppTunnelProtocol, ApplicationTunnel, DEFAULT_CLUSTER, DEFAULT_SERVICE_ACCOUNT, DEFAULT_TRUST_DOMAIN, Health,
@@ -9,8 +11,8 @@ use proto::workload as wire;
 
 use super::Reason;
 use super::common::{extensions_to_wire, gateway, gateway_to_wire, ip, ip_bytes, known, port, ports, strings};
-use super::egress;
 use super::texts::Texts;
+use super::{egress, node};
 
 /// Reads a workload. Empty trust domain, service account and cluster become their defaults.
 ///
@@ -68,8 +70,14 @@ pub(super) fn read(texts: &mut Texts, w: wire::Workload) -> Result<Workload, Rea
         }),
         capacity: w.capacity.unwrap_or(1),
         egress: egress::read(texts, &w.extensions)?,
-        extensions: w.extensions.iter().filter(|e| !egress::is(e)).map(|e| texts.shared(&e.name)).collect(),
+        node_addresses: node::read(&w.extensions)?,
+        extensions: names(texts, &w.extensions),
     })
+}
+
+/// Names of the entries that nobody here reads.
+fn names(texts: &mut Texts, extensions: &[wire::Extension]) -> Vec<Arc<str>> {
+    extensions.iter().filter(|e| !egress::is(e) && !node::is(e)).map(|e| texts.shared(&e.name)).collect()
 }
 
 /// Writes a workload. The default trust domain is left out, as istiod does.
@@ -109,7 +117,10 @@ pub fn workload_to_wire(w: &Workload) -> wire::Workload {
             NetworkMode::HostNetwork => wire::NetworkMode::HostNetwork,
             NetworkMode::Standard => wire::NetworkMode::Standard,
         } as i32,
-        extensions: egress::write(w.egress.as_deref()).chain(extensions_to_wire(&w.extensions)).collect(),
+        extensions: egress::write(w.egress.as_deref())
+            .chain(node::write(w.node_addresses.as_deref()))
+            .chain(extensions_to_wire(&w.extensions))
+            .collect(),
         // Unset stands for 1.
         capacity: (w.capacity != 1).then_some(w.capacity),
     }

@@ -76,6 +76,9 @@ pub struct Workload {
     /// What it may dial. Our own key: a stock proxy does not read a file that has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub egress: Option<Egress>,
+    /// Addresses of its node, which policies named `culvert_network_policy…` let in. Our own key, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_addresses: Option<Vec<String>>,
     /// Whether it wants traffic.
     #[serde(default)]
     pub status: Status,

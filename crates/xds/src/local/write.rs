@@ -63,6 +63,7 @@ impl From<&model::Workload> for Workload {
             native_tunnel: w.native_tunnel,
             authorization_policies: texts(&w.authorization_policies),
             egress: w.egress.as_ref().map(|e| Egress { policies: texts(&e.policies), exempt: texts(&e.exempt) }),
+            node_addresses: w.node_addresses.as_deref().map(texts),
             status: match w.health {
                 model::Health::Healthy => Status::Healthy,
                 model::Health::Unhealthy => Status::Unhealthy,

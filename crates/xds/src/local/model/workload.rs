@@ -46,6 +46,7 @@ pub(super) fn workload(w: &file::Workload, at: &mut At<'_>) -> Workload {
         services: services(w, at),
         authorization_policies: w.authorization_policies.iter().map(|p| p.as_str().into()).collect(),
         egress: w.egress.as_ref().map(|e| Arc::new(egress(e, &mut at.at("egress")))),
+        node_addresses: w.node_addresses.as_ref().map(|list| addresses("nodeAddresses", list, at).into()),
         health: health(w.status),
         cluster_id: w.cluster_id.as_str().into(),
         locality: Locality {
