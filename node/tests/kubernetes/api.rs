@@ -131,6 +131,11 @@ impl Api {
             (&Method::GET, ["api", "v1", "namespaces", namespace, "pods", name]) => {
                 self.get("pods", &format!("{namespace}/{name}"))
             }
+            (&Method::GET, ["apis", "apps", "v1", "namespaces", namespace, "daemonsets", name]) => reply(
+                200,
+                &json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1",
+                    "metadata": {"name": name, "namespace": namespace, "uid": "agents"}}),
+            ),
             (&Method::PATCH, ["api", "v1", "namespaces", namespace, "pods", name, "status"]) => {
                 self.patch(&format!("{namespace}/{name}"), &serde_json::from_slice(&body).unwrap())
             }

@@ -300,6 +300,7 @@ fn nothing_is_left_after_unload(host: &mut Host, api: &Api) {
         assert!(!host.has_rules(name), "{name} has rules");
         assert_eq!(api.redirection(&format!("shop/{name}")), None);
     }
+    assert_eq!(api.event_reasons().last().map(String::as_str), Some("CaptureRemoved"));
     let list: Value = serde_json::from_str(&fs::read_to_string(host.path("net.d/10-lab.conflist")).unwrap()).unwrap();
     assert_eq!(list, serde_json::from_str::<Value>(LIST).unwrap());
     assert!(!host.path("bin/culvert-cni").exists() && !host.path("cni.sock").exists());
