@@ -116,6 +116,9 @@ async fn remove(client: &Client, command: &Uninstall) -> Result<()> {
     let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
         "metadata": {"name": "culvert-control-leader", "namespace": namespace}});
     told(client, &lease).await?;
+    // Helm leaves the pod of a test that has run, for its log.
+    let test = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "culvert-test", "namespace": namespace}});
+    told(client, &test).await?;
     delete_roots(client).await?;
     delete_waypoints(client).await?;
     if for_helm {
