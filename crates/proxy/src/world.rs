@@ -12,7 +12,7 @@ use mesh::authz::Scope;
 use policy::PolicySet;
 use tokio::sync::watch;
 use tokio::time::timeout;
-use xds::{Change, Pieces, StandIn};
+use xds::{Change, StandIn};
 
 /// How long a connection waits for something that discovery has not said yet, before it is refused. Istio's own value
 /// (hbone.md 5, 7): long enough for a discovery round trip under load, short enough for an application's connect.
@@ -69,17 +69,14 @@ impl World {
         let mut restricted = false;
         let mut verdicts =
             !change.policies.is_empty() || !change.removed_policies.is_empty() || !change.stand_ins.is_empty();
-        let mut pieces = Pieces::begin();
         // Removals first: a successor may hold the same address.
         for name in &change.removed {
-            pieces.step();
             snapshot.remove(name);
         }
         for service in change.services {
             snapshot.insert_service(service);
         }
         for workload in change.workloads {
-            pieces.step();
             if let Some(old) = snapshot.workload(&workload.uid) {
                 verdicts |= old.authorization_policies != workload.authorization_policies
                     || old.node_addresses != workload.node_addresses;

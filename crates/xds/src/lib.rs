@@ -8,8 +8,6 @@ mod change;
 pub mod client;
 pub mod convert;
 pub mod local;
-mod pieces;
 pub mod server;
 
 pub use change::{Change, Routing, StandIn};
-pub use pieces::Pieces;

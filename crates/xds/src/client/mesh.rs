@@ -10,7 +10,7 @@ use crate::convert::{
     Address, Texts, address_with, authorization_from_resource, pod_networks_from_resource, routing_from_resource,
     stand_in,
 };
-use crate::{Change, Pieces, StandIn};
+use crate::{Change, StandIn};
 
 /// Converts each update and hands it to whoever keeps the world, who may let it wait.
 #[derive(Clone, Debug)]
@@ -31,9 +31,7 @@ pub fn to_change(update: Update) -> (Change, Vec<Rejection>) {
     let mut rejections = Vec::new();
     let mut texts = Texts::default();
     let mut change = Change { answered: update.answered, synced: update.synced, ..Change::default() };
-    let mut pieces = Pieces::begin();
     for resource in &update.upserts {
-        pieces.step();
         let result = match update.type_url {
             ADDRESS_TYPE => address_with(&mut texts, resource).map(|address| match address {
                 Address::Service(s) => change.services.push(s),

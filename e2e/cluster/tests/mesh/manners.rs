@@ -9,8 +9,7 @@ use serde_json::Value;
 
 use super::shop;
 
-/// The last of [`shop::MANNERS`].
-const NOBODY: u16 = 9100;
+const NOBODY: u16 = shop::MANNERS[8];
 /// 8 MiB are beyond every buffer between two applications, so that flow control has to work end to end.
 const BULK: &str = "8388608";
 
