@@ -232,8 +232,10 @@ fn strict_and_probes_of(cluster: &Cluster, node_passes: bool) -> Result<()> {
         let output = cluster.node("node2")?.command("curl").args(["-sS", "-m", "5", &url(name)?]).output()?;
         let passed = output.status.success();
         ensure!(passed == node_passes, "a process of the node calls {name}: answered {passed}");
-        let passed = shop::refused(cluster, "of-node", &url(name)?).is_err();
-        ensure!(passed == node_passes, "a pod of the node's network calls {name}: answered {passed}");
+        // Whom of these Istio's agent takes for the kubelet is its own business.
+        if !node_passes {
+            shop::refused(cluster, "of-node", &url(name)?).context("a pod of the node's network")?;
+        }
     }
     // Longer than it takes three probes in a row to fail.
     std::thread::sleep(Duration::from_secs(5));
